@@ -1,0 +1,54 @@
+public import ShrinkLinux
+public import SystemPackage
+
+/// Tells the starter of this process how it is doing: systemd, or a keeper that speaks the same protocol (sd_notify(3)).
+///
+/// The protocol is one datagram of `NAME=value` lines to the socket in `$NOTIFY_SOCKET`; descriptors travel with it.
+/// Without that variable every call does nothing: nobody asked.
+public struct Notifier: Sendable {
+    private let socketPath: String?
+
+    /// The starter that the environment names.
+    public init(environment socketPath: String? = ThisProcess.environment("NOTIFY_SOCKET")) {
+        self.socketPath = socketPath
+    }
+
+    /// True if somebody wants to hear.
+    public var isListening: Bool { socketPath != nil }
+
+    /// Start-up is done: requests will be served.
+    public func ready(status: String? = nil) throws(Errno) { try send(["READY=1"] + Self.statusLine(status)) }
+
+    /// Shutdown has begun.
+    public func stopping(status: String? = nil) throws(Errno) { try send(["STOPPING=1"] + Self.statusLine(status)) }
+
+    /// One line for `systemctl status`.
+    public func status(_ text: String) throws(Errno) { try send(Self.statusLine(text)) }
+
+    /// The work goes on (WatchdogSec=). Send it only when the threads that do the work made progress.
+    public func watchdog() throws(Errno) { try send(["WATCHDOG=1"]) }
+
+    /// Gives descriptors to the starter to keep over a restart; they come back through `InheritedDescriptors` under `name`.
+    ///
+    /// FDPOLL=0 always: otherwise the starter polls the descriptor and wakes for nearly every request on a FUSE device.
+    public func store(_ descriptors: [CInt], name: String) throws(Errno) {
+        try send(["FDSTORE=1", "FDNAME=\(name)", "FDPOLL=0"], descriptors)
+    }
+
+    /// Takes descriptors of that name out of the starter's store.
+    public func removeStored(name: String) throws(Errno) { try send(["FDSTOREREMOVE=1", "FDNAME=\(name)"]) }
+
+    private static func statusLine(_ text: String?) -> [String] {
+        guard let text else { return [] }
+        return ["STATUS=" + text.replacing("\n", with: " ")]
+    }
+
+    private func send(_ lines: [String], _ descriptors: [CInt] = []) throws(Errno) {
+        guard let socketPath else { return }
+        let socket = try UnixSocket.connect(socketPath, .datagram)
+        let bytes = Array(lines.joined(separator: "\n").utf8)
+        _ = try bytes.withBytes { (buffer) throws(Errno) in
+            try UnixSocket.send(socket.number, buffer, descriptors: descriptors)
+        }
+    }
+}
