@@ -43,10 +43,17 @@ let package = Package(
         room("ServiceSupport", ["ShrinkLinux", system, logging]),
         room("PageStore", ["ShrinkLinux", system]),
 
+        room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
+
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
+        // A keeper with parts that misbehave on request; only the tests start it.
+        .executableTarget(
+            name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],
+            path: "Tests/KeeperTrial", swiftSettings: strict),
+        tests("ShrinkKeeperTests", ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", system, logging]),
     ]
 )

@@ -87,3 +87,12 @@ extension Mounts {
         try retrying { shl_unmount(target, SHL_MNT_FORCE_DETACH.rawInt) }
     }
 }
+
+extension Files {
+    /// The absolute path without links, `.` or `..`; everything named must be there. The corresponding C function is `realpath`.
+    public static func realPath(_ path: String) throws(Errno) -> String {
+        guard let resolved = realpath(path, nil) else { throw lastErrno }
+        defer { free(resolved) }
+        return String(cString: resolved)
+    }
+}
