@@ -218,7 +218,12 @@ public struct Supervision: Sendable {
                 exitStatus = 1
                 actions.append(.say(.error, "does not die even now and is left behind", part))
                 self[part] = .gone
-                if phase == .serving { endEngine(now) } else { goOnEnding(now) }
+                if phase == .serving {
+                    actions.append(.tellStopping)
+                    endEngine(now)
+                } else {
+                    goOnEnding(now)
+                }
             case .waiting, .ready, .gone: break
             }
         }

@@ -89,7 +89,7 @@ import Testing
         #expect(try tooEarly.end() == .exited(1))
         #expect(try contents(log.number).contains("of an earlier shrinkd that was killed still ends"))
         #expect(try first.rest().last == "engine term")
-        let engine = try #require(first.rest().first { $0.hasPrefix("engine started") }).split(separator: " ")[2]
+        let engine = try #require(try first.rest().first { $0.hasPrefix("engine started") }).split(separator: " ")[2]
         let terminate = try ChildProcess("/bin/kill", ["-TERM", String(engine)], environment: [])
         _ = try terminate.wait()
         try first.wait(for: "backupfs term")
