@@ -45,6 +45,9 @@ let package = Package(
 
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
+        // Programs, which only wire.
+        program("shrinkd", ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging, arguments]),
+
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
@@ -54,6 +57,8 @@ let package = Package(
         .executableTarget(
             name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],
             path: "Tests/KeeperTrial", swiftSettings: strict),
-        tests("ShrinkKeeperTests", ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", system, logging]),
+        tests(
+            "ShrinkKeeperTests",
+            ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
     ]
 )

@@ -68,7 +68,8 @@ private struct FakePart: ~Copyable {
             case "status": try notifier.status(value)
             case "keep":
                 guard inherited.take(value) == nil else { continue }
-                try notifier.store([try MemoryFile.make(value, size: 0).number], name: value)
+                let file = try MemoryFile.make(value, size: 0)
+                try notifier.store([file.number], name: value)
             case "once":
                 skip = (try? Files.status(of: value)) != nil
                 _ = try Files.open(value, [.writeOnly, .create])

@@ -28,7 +28,8 @@ import Testing
     @Test func anExplicitRuntimeDirectoryBringsItsStore() throws {
         let plan = try KeeperPlan(runtimeDirectory: "/r", stores: [], backup: nil, defaults: defaults(root: false), programs: "/p")
         #expect(plan.storeDirectories == ["/r/store"])
-        let two = try KeeperPlan(runtimeDirectory: "/r", stores: ["/a", "/b"], backup: nil, defaults: defaults(root: false), programs: "/p")
+        let two = try KeeperPlan(
+            runtimeDirectory: "/r", stores: ["/a", "/b"], backup: nil, defaults: defaults(root: false), programs: "/p")
         #expect(two.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--store", "/b"])
     }
 

@@ -34,7 +34,8 @@ import Testing
         let run = try TrialRun(backupfs: "mount:{mount},keepfuse,ready,deaf", engine: "ready,serve")
         try run.told(.ready)
         // Somebody is inside, in a call that the server took and never answers.
-        let visitor = try ChildProcess("/bin/ls", [run.mountPoint + "/x"], environment: [], standardError: try Files.open("/dev/null", .writeOnly).release())
+        let silence = try Files.open("/dev/null", .writeOnly)
+        let visitor = try ChildProcess("/bin/ls", [run.mountPoint + "/x"], environment: [], standardError: silence.number)
         run.keeper.signal(Signal.terminate)
         #expect(try run.end() == .exited(1))
         #expect(try !isMounted(run))

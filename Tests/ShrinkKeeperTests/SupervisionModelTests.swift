@@ -93,12 +93,15 @@ private struct World {
                 world.obey(world.supervision.becameReady(part, world.now), seed)
             }
         case 4, 5:
-            let endings: [PartEnding] = [.ended(.signalled(9)), .ended(.exited(0)), .ended(.exited(1)), .ended(.exited(78)), .neverStarted("no file")]
+            let endings: [PartEnding] = [
+                .ended(.signalled(9)), .ended(.exited(0)), .ended(.exited(1)), .ended(.exited(78)), .neverStarted("no file"),
+            ]
             if world.isRunning(part) { world.ends(part, endings.randomElement(using: &random).unsafelyUnwrapped, seed) }
         case 6: if world.isRunning(part) { world.obey(world.supervision.progressed(part, world.now), seed) }
         case 7:
             if world.isRunning(part) {
-                world.obey(world.supervision.askedForTime(part, microseconds: UInt64.random(in: 0 ... .max, using: &random), world.now), seed)
+                world.obey(
+                    world.supervision.askedForTime(part, microseconds: UInt64.random(in: 0 ... .max, using: &random), world.now), seed)
             }
         case 8:
             if UInt8.random(in: 0..<10, using: &random) == 0 {
@@ -135,7 +138,8 @@ private struct World {
             }
         }
         #expect(world.finished != nil, "no end, seed \(seed)")
-        let bound = limits.engineSilence + limits.mostExtension * 2 + limits.start + limits.lastPause + limits.backupfsStop + 8 * limits.lastWarning
+        let bound =
+            limits.engineSilence + limits.mostExtension * 2 + limits.start + limits.lastPause + limits.backupfsStop + 8 * limits.lastWarning
         #expect(world.now.nanoseconds(since: started) <= bound * 1_000_000, "the end took too long, seed \(seed)")
     }
 }
