@@ -60,5 +60,6 @@ let package = Package(
         tests(
             "ShrinkKeeperTests",
             ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
+        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
     ]
 )

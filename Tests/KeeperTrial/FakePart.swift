@@ -28,14 +28,15 @@ func runPart(name: String, journal: String, steps: String) -> Int32 {
 
 private struct FakePart: ~Copyable {
     private let name: String
-    private let journal: OwnedDescriptor
+    /// Nil: standard output instead, for a starter that reads that.
+    private let journal: SharedDescriptor?
     private let notifier = Notifier()
     private let signals: SignalDescriptor
     private var inherited: InheritedDescriptors
 
     init(name: String, journal: String) throws(Errno) {
         let signals = try SignalDescriptor([Signal.terminate])
-        let socket = try UnixSocket.connect(journal, .datagram)
+        let socket = journal == "-" ? nil : SharedDescriptor(try UnixSocket.connect(journal, .datagram))
         var inherited = InheritedDescriptors()
         let names = inherited.names.filter { $0 != Lifeline.name }.sorted().joined(separator: ":")
         try Lifeline.watch(&inherited)
@@ -48,7 +49,11 @@ private struct FakePart: ~Copyable {
 
     private func say(_ text: String) {
         let bytes = Array("\(name) \(text)".utf8)
-        _ = try? bytes.withBytes { (buffer) throws(Errno) in try UnixSocket.send(journal.number, buffer) }
+        if let number = journal?.number {
+            _ = try? bytes.withBytes { (buffer) throws(Errno) in try UnixSocket.send(number, buffer) }
+        } else {
+            (bytes + [UInt8(ascii: "\n")]).withUnsafeBytes { Files.appendOnce(1, $0) }
+        }
     }
 
     mutating func run(_ steps: [String]) throws(Errno) -> Int32 {

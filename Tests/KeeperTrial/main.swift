@@ -1,7 +1,7 @@
 // keepertrial keeper RUNTIME_DIR JOURNAL BACKUPFS_STEPS ENGINE_STEPS   a keeper whose parts are fake ones; "-" as steps: no file server
 // keepertrial part NAME JOURNAL STEPS                                  one such part
 //
-// A part runs its steps in order (FakePart.swift) and tells the datagram socket JOURNAL what happens to it.
+// A part runs its steps in order (FakePart.swift) and tells the datagram socket JOURNAL what happens to it ("-": standard output).
 import Logging
 import ServiceSupport
 import ShrinkKeeper
