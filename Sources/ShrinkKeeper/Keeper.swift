@@ -85,7 +85,12 @@ public final class Keeper {
     public func run() -> Int32 {
         carryOut(supervision.begin(.now()))
         while true {
-            if let exitStatus { return exitStatus }
+            if let exitStatus {
+                // With them go the sockets.
+                parts = [:]
+                directory.tidy()
+                return exitStatus
+            }
             do throws(Errno) {
                 for event in try epoll.wait(timeoutMilliseconds: timeout()) { try take(event) }
             } catch {

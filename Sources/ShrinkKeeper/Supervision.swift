@@ -159,7 +159,8 @@ public struct Supervision: Sendable {
                 actions.append(.say(.info, "ended", part))
             } else {
                 actions.append(.say(.warning, "ended with \(ending)", part))
-                exitStatus = 1
+                // The engine's ending says whether clients' memory is whole. The file server's no longer matters to anybody.
+                if part == .engine { exitStatus = 1 }
             }
             goOnEnding(now)
             return take()

@@ -14,6 +14,10 @@ import Testing
         let order = try run.rest().map { $0.split(separator: " ").prefix(2).joined(separator: " ") }
         #expect(
             order == ["backupfs started", "backupfs ready", "engine started", "engine ready", "engine term", "backupfs term"])
+        var left: [String] = []
+        let directory = try Files.open(run.runtimeDirectory, [.readOnly, .directory])
+        try Files.forEachName(in: directory.number) { left.append($0) }
+        #expect(left == ["lock"])
     }
 
     @Test func aPartThatDiesIsStartedAgainAndFindsWhatWasKept() throws {
