@@ -167,7 +167,7 @@ public final class Keeper {
         case .ready: carryOut(supervision.becameReady(part, .now()))
         case .moreTime(let time): carryOut(supervision.askedForTime(part, microseconds: time, .now()))
         case .status(let text):
-            log.info("\(text)", metadata: ["part": "\(part)"])
+            log.log(level: supervision.isEnding ? .info : .debug, "\(text)", metadata: ["part": "\(part)"])
             tell { (starter) throws(Errno) in try starter.status("\(part): \(text)") }
             carryOut(supervision.progressed(part, .now()))
         case .mainProcess(let number):

@@ -95,6 +95,9 @@ public struct Supervision: Sendable {
         set { records[part.rawValue].state = newValue }
     }
 
+    /// The end has begun: what the parts say of their progress now concerns whoever waits for it.
+    public var isEnding: Bool { phase != .serving }
+
     /// When `passed(_:)` is wanted next.
     public var nextDeadline: MonotonicTime? { records.compactMap(\.state.deadline).min() }
 
