@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,11 +36,13 @@ static inline int shl_same_open_file(int a, int b) {
     long result = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, a, b);
     return result < 0 ? -1 : result == 0;
 }
+// By number, because <sys/resource.h> has one more member of an enum here than in Swift's Glibc module, and the two then clash.
 static inline int shl_raise_descriptor_limit(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return -1;
-    limit.rlim_cur = limit.rlim_max;
-    return setrlimit(RLIMIT_NOFILE, &limit);
+    struct { uint64_t current, most; } limit;
+    const int nofile = 7;
+    if (syscall(SYS_prlimit64, 0, nofile, NULL, &limit) != 0) return -1;
+    limit.current = limit.most;
+    return (int)syscall(SYS_prlimit64, 0, nofile, &limit, NULL);
 }
 static inline int shl_process_exists(int32_t pid) { return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM); }
 enum { SHL_SPAWN_SETSID = POSIX_SPAWN_SETSID, SHL_MNT_FORCE_DETACH = MNT_FORCE | MNT_DETACH };
