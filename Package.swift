@@ -42,11 +42,13 @@ let package = Package(
         room("ShrinkLinux", ["CShrinkLinux", system]),
         room("ServiceSupport", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
 )
