@@ -44,6 +44,9 @@ let package = Package(
         room("PageStore", ["ShrinkLinux", system]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
 
+        // Programs: they only wire.
+        program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
