@@ -37,7 +37,7 @@ struct MemoryMode: ParsableCommand {
             defer { scratch.cleanUp() }
             // Pages that nothing elides or compresses: the store then grows by what the pool loses, page for page.
             let store = try scratch.memoryDirectory("store", sizeBytes: (size + 256) << 20)
-            let server = try scratch.serve(store: store, ["--layout", "raw"])
+            let server = try scratch.serve(store: store)
             try meter.enter(server.processID)
             let bytes = size << 20
             let engine = try Engine(backup: try BackupDirectory(path: server.mount), logger: .init(label: "shrinkbench"))

@@ -13,6 +13,7 @@ struct RawMode: ParsableCommand {
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
     @Option(help: "Threads that copy.") var workers = 2
+    @Option(help: "Measure this directory instead of a backupfs of our own.") var directory: String?
     @Flag(help: "Print one JSON document.") var json = false
 
     struct Report: Encodable {
@@ -39,11 +40,16 @@ struct RawMode: ParsableCommand {
         let pages = try RealPages(size: size << 20, file: data)
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
-        let bareDirectory = try scratch.memoryDirectory("bare", sizeBytes: pages.count + 256 << 20)
-        let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + 256 << 20)
-        let server = try scratch.serve(store: store, ["--layout", "raw"])
+        let bareDirectory = try scratch.memoryDirectory("bare", sizeBytes: pages.count + (256 << 20))
+        let measured: String
+        if let directory {
+            measured = directory
+        } else {
+            let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + (256 << 20))
+            measured = try scratch.serve(store: store).mount
+        }
         let bare = try EngineRun(directory: bareDirectory, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
-        let mounted = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
+        let mounted = try EngineRun(directory: measured, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
         var shrinkMount: [Double] = [], shrinkBare: [Double] = [], recoverMount: [Double] = [], recoverBare: [Double] = []
         // One pass of each to warm up, then by turns, so that noise meets both alike.
         _ = try bare.pass()
