@@ -37,11 +37,16 @@ let package = Package(
     targets: [
         // Header-only views of the C libraries.
         .systemLibrary(name: "CShrinkLinux"),
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
 
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
         room("ServiceSupport", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
+
+        // Programs: they only wire.
+        program("backupfs", ["BackupFileSystem", "PageStore", "ServiceSupport", "ShrinkLinux", system, logging, arguments]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
