@@ -41,7 +41,7 @@ let package = Package(
 
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
-        room("ServiceSupport", ["ShrinkLinux", system]),
+        room("ServiceSupport", ["ShrinkLinux", system, logging]),
         room("PageStore", ["ShrinkLinux", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
 
@@ -52,6 +52,6 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
-        tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
+        tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
     ]
 )
