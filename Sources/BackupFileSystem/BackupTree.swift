@@ -1,6 +1,6 @@
 import CFuse3
 import Glibc
-public import Logging
+import Logging
 public import PageStore
 import ShrinkLinux
 import SystemPackage
@@ -35,17 +35,20 @@ final class BackupTree: Sendable {
     let generation: UInt64
     let started = FileTime.now()
     let version: String
+    /// False if the operator wants every byte to go through the server.
+    let allowsPassthrough: Bool
     /// Objects whose `data` was unlinked and whose directory is still there. Their content is gone; a restart shows them empty.
     private let unlinked = Monitor(Set<UInt32>())
 
     var store: any ObjectStore { served.store }
 
-    init(_ served: ServedStore, version: String, passthrough: Passthrough, generation: UInt64, firstHandle: UInt64, logger: Logger) {
+    init(_ served: ServedStore, _ options: ServeOptions, passthrough: Passthrough, saved: SessionState, logger: Logger) {
         self.served = served
-        self.version = version
+        version = options.version
+        allowsPassthrough = options.allowsPassthrough
         self.passthrough = passthrough
-        self.generation = generation
-        snapshots = SnapshotTable(firstHandle: firstHandle)
+        generation = saved.generation
+        snapshots = SnapshotTable(firstHandle: saved.firstHandle)
         errors = ErrorLog(logger)
     }
 
@@ -147,7 +150,7 @@ final class BackupTree: Sendable {
     /// What stat(2) shows. ENOENT if the node is not there.
     func status(of node: Node) throws(Errno) -> stat {
         var status = stat()
-        status.st_ino = node.number
+        status.st_ino = UInt(node.number)
         status.st_nlink = node.isDirectory ? 2 : 1
         status.st_blksize = Int(basePageSize)
         var owner = ownership.daemon

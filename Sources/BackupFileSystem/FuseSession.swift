@@ -1,6 +1,7 @@
 import CFuse3
 import Glibc
 import Logging
+import PageStore
 import ShrinkLinux
 import Synchronization
 import SystemPackage
@@ -140,7 +141,7 @@ final class FuseSession: Sendable {
                 switch error {
                 // Interrupted to stop, withdrawn by its caller, taken by another thread.
                 case .interrupted, .noSuchFileOrDirectory, .wouldBlock: continue
-                case .noDevice, .connectionAbort: return .disconnected
+                case .operationNotSupportedByDevice, .connectionAbort: return .disconnected
                 default:
                     logger.critical("Reading requests failed; the mount can't be served.", metadata: ["error": "\(error)"])
                     return .failed(error)
@@ -170,7 +171,7 @@ final class FuseSession: Sendable {
         guard let body = FuseDevice.InitRequest(request: request) else { return }
         offered.store(body.offered.rawValue, ordering: .relaxed)
         pendingInit.store(header.unique, ordering: .relaxed)
-        saved.saveInit(request, negotiated: [])
+        saved.saveInit(request)
     }
 
     /// What this server wants of what the kernel offers and libfuse does not ask for.
@@ -183,7 +184,7 @@ final class FuseSession: Sendable {
     }
 
     private func finishInit() {
-        saved.saveInit(saved.initRequest.map { $0 } ?? [], negotiated: wanted)
+        saved.saveNegotiated(wanted)
         let verdict = passthroughVerdict()
         saved.saveVerdict(verdict)
         negotiated(verdict)

@@ -98,8 +98,8 @@ struct Listing {
         switch style {
         case .names:
             var status = stat()
-            status.st_ino = node.number
-            status.st_mode = UInt32(node.isDirectory ? S_IFDIR : S_IFREG)
+            status.st_ino = UInt(node.number)
+            status.st_mode = node.fileType
             needed = fuse_add_direntry(nil, start, room, name, &status, cookie)
         case .attributes:
             var entry: fuse_entry_param

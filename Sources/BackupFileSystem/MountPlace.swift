@@ -36,7 +36,9 @@ struct MountPlace: Sendable {
 
     /// The mount that is there now, if any.
     func occupant() throws(ServeError) -> MountPoint? {
-        do throws(Errno) { return try Mounts.mount(at: path) } catch { throw ServeError(.system, "cannot read the list of mounts: \(error)") }
+        do throws(Errno) { return try Mounts.mount(at: path) } catch {
+            throw ServeError(.system, "cannot read the list of mounts: \(error)")
+        }
     }
 
     /// Makes sure that a mount here hides nothing and nobody. Returns true if a dead mount of ours was cleared away.
@@ -44,14 +46,17 @@ struct MountPlace: Sendable {
         var cleared = false
         if let occupant = try occupant() {
             guard occupant.type == Self.type else {
-                throw ServeError(.mountPoint, "\(path) is in use: a file system of type \(occupant.type) is mounted there; give another directory")
+                throw ServeError(
+                    .mountPoint, "\(path) is in use: a file system of type \(occupant.type) is mounted there; give another directory")
             }
             switch Self.health(of: path) {
             case .alive:
                 throw ServeError(.mountPoint, "\(path) is in use by another backupfs; stop that one or give another directory")
             case .silent:
                 throw ServeError(
-                    .mountPoint, "a backupfs is mounted on \(path) and does not answer; if its server is gone for good, remove it with: umount -l \(path)")
+                    .mountPoint,
+                    "a backupfs is mounted on \(path) and does not answer; if its server is gone for good, remove it with: umount -l \(path)"
+                )
             case .dead:
                 do throws(Errno) { try detach() } catch {
                     throw ServeError(.mountPoint, "a dead backupfs is mounted on \(path) (\(error)); remove it with: umount -l \(path)")
@@ -72,7 +77,10 @@ struct MountPlace: Sendable {
             }
             throw Self.unusable(path, error)
         }
-        guard isEmpty else { throw ServeError(.mountPoint, "the mount point \(path) is not empty, and mounting would hide its files; give an empty directory") }
+        guard isEmpty else {
+            throw ServeError(
+                .mountPoint, "the mount point \(path) is not empty, and mounting would hide its files; give an empty directory")
+        }
         return cleared
     }
 
@@ -116,10 +124,11 @@ struct MountPlace: Sendable {
 
     private static func cannotMount(_ path: String, _ error: Errno) -> ServeError {
         switch error {
-        case .noSuchFileOrDirectory, .noDevice, .noSuchAddressOrDevice:
+        case .noSuchFileOrDirectory, .operationNotSupportedByDevice, .noSuchAddressOrDevice:
             ServeError(.mountPoint, "this kernel has no FUSE (/dev/fuse: \(error)); load it with: modprobe fuse")
         case .notPermitted, .permissionDenied:
-            ServeError(.mountPoint, "not allowed to mount on \(path) (\(error)); run with CAP_SYS_ADMIN, or as an ordinary user with fusermount3")
+            ServeError(
+                .mountPoint, "not allowed to mount on \(path) (\(error)); run with CAP_SYS_ADMIN, or as an ordinary user with fusermount3")
         default: ServeError(.mountPoint, "cannot mount on \(path): \(error)")
         }
     }
@@ -128,27 +137,24 @@ struct MountPlace: Sendable {
 
     /// fusermount3 (setuid root) mounts and sends the device over a socket whose number is in `_FUSE_COMMFD`.
     private func mountAsUser() throws(ServeError) -> OwnedDescriptor {
+        let options = "rw,nosuid,nodev,fsname=backupfs,subtype=backupfs,default_permissions"
+        let ending: ChildProcess.Ending
         do throws(Errno) {
             let ends = try UnixSocket.pair()
-            let options = "rw,nosuid,nodev,fsname=backupfs,subtype=backupfs,default_permissions"
             let child = try ChildProcess(
                 Self.fusermount, ["-o", options, "--", path], environment: ["_FUSE_COMMFD=3", "PATH=/usr/bin:/bin"],
                 descriptors: [ends.first.number])
-            let ending = try child.wait()
-            guard ending == .exited(0) else {
-                throw ServeError(.mountPoint, "fusermount3 could not mount on \(path) (\(ending)); its message is above")
-            }
+            ending = try child.wait()
             var byte: [UInt8] = [0]
             let received = try byte.withMutableBytes { (bytes) throws(Errno) in
                 try UnixSocket.receive(ends.second.number, into: bytes, dontWait: true)
             }
             if let number = received?.descriptors.first { return OwnedDescriptor(owning: number) }
-        } catch let error as ServeError {
-            throw error
         } catch {
-            throw ServeError(.mountPoint, "cannot mount")
+            let hint = error == .noSuchFileOrDirectory ? "; install it with: apt install fuse3" : ""
+            throw ServeError(.mountPoint, "\(Self.fusermount), which mounts for ordinary users, can't be run: \(error)\(hint)")
         }
-        throw ServeError(.mountPoint, "fusermount3 mounted \(path) and sent no device; remove the mount with: fusermount3 -u \(path)")
+        throw ServeError(.mountPoint, "fusermount3 could not mount on \(path) (\(ending)); its own message is above")
     }
 
     /// Takes the mount away from its place now; it ends when its last user leaves. Never waits for a server.

@@ -75,6 +75,9 @@ enum Node: Equatable {
         }
     }
 
+    /// The file-type bits of st_mode (inode(7)), by value: two C modules define the names.
+    var fileType: UInt32 { isDirectory ? 0o040000 : 0o100000 }
+
     var parent: Node {
         switch self {
         case .root, .stats, .objects: .root

@@ -120,7 +120,8 @@ extension BackupTree {
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
             guard name.hasPrefix("user.") else { throw .notSupported }
-            let known = name.hasPrefix(Self.prefix) ? try attributes(of: node).contains { $0.name == name.dropFirst(Self.prefix.count) } : false
+            let known =
+                name.hasPrefix(Self.prefix) ? try attributes(of: node).contains { $0.name == name.dropFirst(Self.prefix.count) } : false
             throw known ? .notPermitted : .noData
         } catch {
             reply.fail(error)

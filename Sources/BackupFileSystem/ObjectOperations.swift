@@ -32,7 +32,8 @@ extension BackupTree {
                 guard Worker.current.value.isResent else { throw .noSuchFileOrDirectory }
                 return reply.done()
             }
-            guard try isUnlinked(id) || object.attributes.sizeBytes == 0 else { throw .directoryNotEmpty }
+            let size = try object.attributes.sizeBytes
+            guard isUnlinked(id) || size == 0 else { throw .directoryNotEmpty }
             try store.remove(id)
             setUnlinked(id, false)
         } catch {

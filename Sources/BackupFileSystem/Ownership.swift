@@ -1,4 +1,3 @@
-import Glibc
 import ShrinkLinux
 
 /// Who owns the entries of the tree and what their modes are. The kernel enforces them (`default_permissions`).
@@ -25,16 +24,16 @@ struct Ownership: Sendable {
     func access(to node: Node, owner: UInt32) -> Access {
         // Where both are one, plain modes say the same with less.
         let shared = owner != daemon
-        let (type, uid, bits): (UInt32, UInt32, UInt32) =
+        let (uid, bits): (UInt32, UInt32) =
             switch node {
-            case .root, .objects: (UInt32(S_IFDIR), daemon, 0o755)
-            case .stats: (UInt32(S_IFREG), daemon, 0o444)
-            case .object: (UInt32(S_IFDIR), owner, shared ? 0o570 : 0o700)
-            case .pages: (UInt32(S_IFDIR), owner, shared ? 0o550 : 0o500)
-            case .data: (UInt32(S_IFREG), daemon, 0o600)
-            case .content, .info, .page: (UInt32(S_IFREG), owner, shared ? 0o440 : 0o400)
+            case .root, .objects: (daemon, 0o755)
+            case .stats: (daemon, 0o444)
+            case .object: (owner, shared ? 0o570 : 0o700)
+            case .pages: (owner, shared ? 0o550 : 0o500)
+            case .data: (daemon, 0o600)
+            case .content, .info, .page: (owner, shared ? 0o440 : 0o400)
             }
-        return Access(uid: uid, mode: type | bits)
+        return Access(uid: uid, mode: node.fileType | bits)
     }
 
     /// Hints come from the daemon's own user and from root.

@@ -28,7 +28,7 @@ final class Passthrough: Sendable {
     }
 
     /// `device` outlives this.
-    init(device: CInt, registrations: consuming Registrations) {
+    init(device: CInt, registrations: consuming sending Registrations) {
         self.device = device
         state = Monitor(State(verdict: .no("the mount is not ready yet"), registrations: registrations))
     }

@@ -1,5 +1,5 @@
-public import ShrinkLinux
-public import SystemPackage
+import ShrinkLinux
+import SystemPackage
 
 /// What a server must know to take over the mount of one that died, in a memory file that its starter keeps beside the FUSE device.
 ///
@@ -10,7 +10,7 @@ public import SystemPackage
 ///     4096   registrations, 16 bytes each: node number, backing id, open files
 ///
 /// Written by one process at a time. Every number is one aligned store, so a process killed at any instruction leaves the old value or the new.
-public final class SessionState: Sendable {
+final class SessionState: Sendable {
     private static let magic: UInt64 = 0x7368_726b_6673_6d31
     private static let version: UInt64 = 1
     static let registrationCapacity = 65536
@@ -41,7 +41,7 @@ public final class SessionState: Sendable {
     }
 
     /// A new mount's state.
-    public init() throws(Errno) {
+    init() throws(Errno) {
         let file = try MemoryFile.makeSealed("backupfs-state", size: Self.sizeBytes)
         memory = SharedMapping(try MappedMemory(sharing: file.number, count: Self.sizeBytes))
         descriptor = SharedDescriptor(file)
@@ -52,7 +52,7 @@ public final class SessionState: Sendable {
     }
 
     /// The state that a predecessor left; nil if it is not one this version understands, or was never finished.
-    public init?(inherited file: consuming OwnedDescriptor) throws(Errno) {
+    init?(inherited file: consuming OwnedDescriptor) throws(Errno) {
         guard try Files.status(file.number).sizeBytes == Self.sizeBytes else { return nil }
         memory = SharedMapping(try MappedMemory(sharing: file.number, count: Self.sizeBytes))
         descriptor = SharedDescriptor(file)
@@ -76,13 +76,15 @@ public final class SessionState: Sendable {
 
     var negotiated: FuseDevice.Capabilities { FuseDevice.Capabilities(rawValue: self[.negotiated]) }
 
-    /// The request as the kernel sent it, and what was agreed.
-    func saveInit(_ request: UnsafeRawBufferPointer, negotiated: FuseDevice.Capabilities) {
+    /// The request as the kernel sent it.
+    func saveInit(_ request: UnsafeRawBufferPointer) {
         precondition(request.count <= Self.maxInitBytes, "a FUSE_INIT request is 104 bytes")
         UnsafeMutableRawBufferPointer(rebasing: memory.mapped.bytes[512...]).copyMemory(from: request)
-        word(.negotiated).store(negotiated.rawValue)
         word(.initBytes).store(UInt64(request.count))
     }
+
+    /// What the reply asked for beyond libfuse.
+    func saveNegotiated(_ capabilities: FuseDevice.Capabilities) { word(.negotiated).store(capabilities.rawValue) }
 
     var initRequest: [UInt8]? {
         let count = Int(clamping: self[.initBytes])
@@ -105,7 +107,10 @@ public final class SessionState: Sendable {
         switch self[.passthrough] {
         case 1: .yes
         case 2:
-            .no(String(decoding: memory.mapped.bytes[1024..<1024 + min(Int(clamping: self[.reasonBytes]), Self.maxReasonBytes)], as: UTF8.self))
+            .no(
+                String(
+                    decoding: memory.mapped.bytes[1024..<1024 + min(Int(clamping: self[.reasonBytes]), Self.maxReasonBytes)], as: UTF8.self)
+            )
         default: nil
         }
     }

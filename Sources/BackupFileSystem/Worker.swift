@@ -2,7 +2,8 @@ import ShrinkLinux
 import SystemPackage
 
 /// What one serving thread owns: the buffer it reads requests into and the one it answers reads from, allocated once.
-final class Worker {
+// Sendable: made by one thread for another, and then used by that one alone.
+final class Worker: @unchecked Sendable {
     /// The largest read and write of one request.
     static let maxTransferBytes = 1 << 20
     /// fuse_in_header and fuse_write_in, in front of what a WRITE carries.

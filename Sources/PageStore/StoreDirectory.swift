@@ -70,7 +70,8 @@ public struct StoreDirectory: ~Copyable, Sendable {
 
     static func cannotWrite(_ path: String, _ error: Errno) -> StoreError {
         switch error {
-        case .readOnlyFileSystem: StoreError(.readOnly, "\(path) is on a read-only file system; remount it writable or give another directory")
+        case .readOnlyFileSystem:
+            StoreError(.readOnly, "\(path) is on a read-only file system; remount it writable or give another directory")
         case .permissionDenied, .notPermitted:
             StoreError(.readOnly, "\(path) is not writable for this user; run as its owner or give another directory")
         case .noSpace: StoreError(.system, "\(path) is full; free some space or give another directory", errno: error)
@@ -116,10 +117,13 @@ public struct StoreDirectory: ~Copyable, Sendable {
                 throw StoreError(.foreign, "\(path)/\(Self.fileName) is not ours; give an empty directory or an existing store")
             }
             guard layout == wanted else {
-                throw StoreError(.foreign, "\(path) holds a store of layout '\(layout)', not '\(wanted)'; choose --layout \(layout) or another directory")
+                throw StoreError(
+                    .foreign, "\(path) holds a store of layout '\(layout)', not '\(wanted)'; choose --layout \(layout) or another directory"
+                )
             }
             guard version <= known else {
-                throw StoreError(.newer, "\(path) was written by a later version (format \(version), this one knows \(known)); update this program")
+                throw StoreError(
+                    .newer, "\(path) was written by a later version (format \(version), this one knows \(known)); update this program")
             }
         }
     }

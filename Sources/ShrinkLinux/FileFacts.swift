@@ -38,15 +38,6 @@ extension Files {
         try remove(name, at: directory)
         return file
     }
-
-    /// What this process may keep open (RLIMIT_NOFILE), after lifting the soft limit to the hard one.
-    public static func raiseOpenFileLimit() throws(Errno) -> Int {
-        var limit = rlimit()
-        try check(getrlimit(__rlimit_resource_t(7), &limit))  // RLIMIT_NOFILE
-        limit.rlim_cur = limit.rlim_max
-        try check(setrlimit(__rlimit_resource_t(7), &limit))
-        return Int(clamping: limit.rlim_cur)
-    }
 }
 
 extension ThisProcess {
@@ -59,4 +50,7 @@ extension ThisProcess {
         guard getgrnam_r(name, &entry, &buffer, capacity, &found) == 0, found != nil else { return nil }
         return entry.gr_gid
     }
+
+    /// How many descriptors this process may have open (the soft limit of RLIMIT_NOFILE). The corresponding C function is `sysconf(_SC_OPEN_MAX)`.
+    public static var descriptorLimit: Int { sysconf(CInt(_SC_OPEN_MAX)) }
 }

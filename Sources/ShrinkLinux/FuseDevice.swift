@@ -122,6 +122,8 @@ public enum FuseDevice {
     /// The body of a reply to OPEN, newer than libfuse 3.14's.
     public struct OpenReply {
         var raw: shl_fuse_open_out
+        public var handle: UInt64 { raw.fh }
+
         public init(handle: UInt64, flags: OpenFlags, backing: UInt32 = 0) {
             raw = shl_fuse_open_out(fh: handle, open_flags: flags.rawValue, backing_id: Int32(bitPattern: backing))
         }

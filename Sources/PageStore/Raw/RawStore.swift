@@ -86,7 +86,8 @@ public final class RawStore: ObjectStore {
         try state.withLock { (state) throws(Errno) -> RawObject in
             guard !state.used.contains(id.rawValue) else { throw .fileExists }
             try state.highWater.cover(id.rawValue, in: directory.descriptor.number)
-            let file = try Files.open(id.description, [.readWrite, .create, .exclusive, .noFollow], at: objectsDirectory.number, mode: 0o600)
+            let file = try Files.open(
+                id.description, [.readWrite, .create, .exclusive, .noFollow], at: objectsDirectory.number, mode: 0o600)
             _ = state.used.insert(id.rawValue)
             state.ids.insert(id.rawValue, at: state.position(of: id))
             let object = RawObject(id, file)
