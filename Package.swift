@@ -44,14 +44,19 @@ let package = Package(
         room("ServiceSupport", ["ShrinkLinux", system, logging]),
         room("PageStore", ["ShrinkLinux", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
+        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
 
         // Programs: they only wire.
         program("backupfs", ["BackupFileSystem", "PageStore", "ServiceSupport", "ShrinkLinux", system, logging, arguments]),
+        program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
 
         // Tests, one target a room.
-        .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
+        .target(
+            name: "TestSupport", dependencies: ["ServiceSupport", "ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
+        tests("BackupFileSystemTests", ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
+        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
     ]
 )
