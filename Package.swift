@@ -41,11 +41,13 @@ let package = Package(
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
         room("ServiceSupport", ["ShrinkLinux", system]),
+        room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
+        tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
