@@ -167,7 +167,7 @@ public final class VarlinkConnection: Sendable {
     }
 
     private func hasRoom(for message: OutgoingMessage, _ state: State) -> Bool {
-        state.output.isEmpty || state.outputBytes + message.bytes.count <= limits.queuedReplyBytes
+        state.outputBytes == 0 || state.outputBytes + message.bytes.count <= limits.queuedReplyBytes
     }
 
     // MARK: - The socket thread's side
