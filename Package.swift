@@ -43,12 +43,14 @@ let package = Package(
         room("ServiceSupport", ["ShrinkLinux", system]),
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
 )
