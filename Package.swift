@@ -41,13 +41,19 @@ let package = Package(
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
         room("ServiceSupport", ["ShrinkLinux", system]),
+        room("ShrinkProtocol", []),
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
+        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkProtocolTests", ["ShrinkProtocol"]),
+        tests(
+            "ShrinkControlTests",
+            ["ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
