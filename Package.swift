@@ -68,7 +68,6 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
-        tests("BackupFileSystemTests", ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
