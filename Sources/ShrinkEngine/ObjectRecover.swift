@@ -18,6 +18,8 @@ struct RecoverOutcome {
 extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
+    /// Recovered pages wait up to this many to be dropped together: the price of half the calls is that much more memory in the store.
+    private static let dropPages = 2 * EngineLimits.runPages
 
     /// Recovers every backed-up page it can. `room` is asked before each run whether so many bytes may be taken.
     func recover(
@@ -26,31 +28,58 @@ extension ReservedObject {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
-            var page = 0
-            while page < pageCount {
-                guard table.isBackedUp(page) else {
-                    page += 1
-                    continue
-                }
-                let window = self.window(from: page)
-                let wanted = window.count { table.isBackedUp($0) }
-                try room(wanted * basePageSize)
-                do throws(RunError) {
-                    try recover(window, file, staging)
-                    outcome.recoveredPages += wanted
-                } catch {
-                    switch error {
-                    case .pages: recoverOneByOne(window, file, staging, &outcome)
-                    case .stop(let reason): throw reason
-                    }
-                }
-                page = window.upperBound
-                if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+            var undropped = 0..<0
+            do throws(EngineError) {
+                try recover(file, staging, &outcome, &undropped, room, progress)
+            } catch {
+                try drop(&undropped, file)
+                throw error
             }
+            try drop(&undropped, file)
         } catch {
             outcome.failure = outcome.failure ?? error
         }
         return outcome
+    }
+
+    private func recover(
+        _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
+        _ room: (Int) throws(EngineError) -> Void, _ progress: (RecoverOutcome) -> Bool
+    ) throws(EngineError) {
+        var page = 0
+        while page < pageCount {
+            guard table.isBackedUp(page) else {
+                page += 1
+                continue
+            }
+            let window = self.window(from: page)
+            let wanted = window.count { table.isBackedUp($0) }
+            try room(wanted * basePageSize)
+            switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
+            case .success:
+                outcome.recoveredPages += wanted
+                // What lies between this window and the one before is not in the backup, or it would be in one of them.
+                undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
+                if undropped.count >= Self.dropPages { try drop(&undropped, file) }
+            case .failure(.pages):
+                try drop(&undropped, file)
+                try recoverOneByOne(window, file, staging, &outcome)
+            case .failure(.stop(let reason)): throw reason
+            }
+            page = window.upperBound
+            if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    /// Frees pages of the backup whose words say that they are resident.
+    private func drop(_ pages: inout Range<Int>, _ file: BackupFile) throws(EngineError) {
+        guard !pages.isEmpty else { return }
+        try at(.afterRecoverWords, pages.lowerBound)
+        do throws(Errno) { try file.drop(at: pages.lowerBound * basePageSize, length: pages.count * basePageSize) } catch {
+            throw .backup("dropping recovered pages of \(id)", error)
+        }
+        pages = 0..<0
+        try at(.afterDrop, pages.lowerBound)
     }
 
     private enum RunError: Error {
@@ -85,13 +114,7 @@ extension ReservedObject {
         do throws(EngineError) {
             try at(.afterCopyIn, window.lowerBound)
             for page in window where table.isBackedUp(page) { table.set(page, .resident) }
-            try at(.afterRecoverWords, window.lowerBound)
         } catch { throw .stop(error) }
-        // No page of the window is in the backup any more: it goes in one piece, gaps included.
-        do throws(Errno) { try file.drop(at: offset, length: length) } catch {
-            throw .stop(.backup("dropping recovered pages of \(id)", error))
-        }
-        do throws(EngineError) { try at(.afterDrop, window.lowerBound) } catch { throw .stop(error) }
     }
 
     /// A hole reads as zeros, and a page of zeros is never backed up: one that comes back as zeros must prove that it is there (else ENODATA).
@@ -120,16 +143,19 @@ extension ReservedObject {
         }
     }
 
-    private func recoverOneByOne(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome) {
+    private func recoverOneByOne(
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome
+    ) throws(EngineError) {
         for page in window where table.isBackedUp(page) {
-            do throws(RunError) {
-                try recover(page..<page + 1, file, staging)
+            var single = page..<page + 1
+            switch Result(catching: { () throws(RunError) in try recover(single, file, staging) }) {
+            case .success:
                 outcome.recoveredPages += 1
-            } catch {
+                try drop(&single, file)
+            case .failure(.pages(let reason)):
                 outcome.failedPages += 1
-                switch error {
-                case .pages(let reason), .stop(let reason): outcome.failure = outcome.failure ?? reason
-                }
+                outcome.failure = outcome.failure ?? reason
+            case .failure(.stop(let reason)): throw reason
             }
         }
     }
