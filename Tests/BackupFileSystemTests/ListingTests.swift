@@ -23,7 +23,11 @@ import Testing
                 steps += 1
                 if steps % 16 == 0 {
                     let odd = Int.random(in: 0..<4096, using: &generator) * 2 + 1
-                    if steps % 32 == 0 { try write([2], to: data.number, at: odd * page) } else { try Files.punch(data.number, at: odd * page, length: page) }
+                    if steps % 32 == 0 {
+                        try write([2], to: data.number, at: odd * page)
+                    } else {
+                        try Files.punch(data.number, at: odd * page, length: page)
+                    }
                 }
             }
             for i in stride(from: 0, to: 8192, by: 2) where seen[i] != 1 {

@@ -140,7 +140,9 @@ import Testing
             _ = try server.makeObject(1)
             let object = "objects/1"
             for (name, value) in [("owner", "root"), ("owner", "-1"), ("owner", "007"), ("owner", ""), ("priority", "4"), ("name", "")] {
-                #expect(throws: Errno.invalidArgument, "\(name)=\(value)") { try server.setAttribute("user.shrinkd." + name, value, of: object) }
+                #expect(throws: Errno.invalidArgument, "\(name)=\(value)") {
+                    try server.setAttribute("user.shrinkd." + name, value, of: object)
+                }
             }
             #expect(throws: Errno.invalidArgument) {
                 try server.setAttribute("user.shrinkd.name", String(repeating: "x", count: 256), of: object)

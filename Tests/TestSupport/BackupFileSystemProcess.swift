@@ -72,8 +72,17 @@ public final class BackupFileSystemProcess {
         switch user {
         case .same: return try ChildProcess(program, arguments, environment: all, descriptors: inheritance.descriptors)
         case .nobody:
+            // Debian lets everybody open /dev/fuse; some machines don't. So there is one that does, in a mount namespace of the server's own, and
+            // the mount is there too: reach it with `runAsUser`.
+            let script = """
+                node=$1; shift
+                [ -e "$node" ] || mknod -m 666 "$node" c 10 229
+                mount --bind "$node" /dev/fuse
+                exec setpriv --reuid=\(nobody) --regid=\(nobody) --clear-groups "$@"
+                """
             return try ChildProcess(
-                "/usr/bin/setpriv", ["--reuid=\(nobody)", "--regid=\(nobody)", "--clear-groups", program] + arguments, environment: all,
+                "/usr/bin/unshare", ["--mount", "/bin/sh", "-ec", script, "sh", arguments[0] + ".fuse", program] + arguments,
+                environment: all,
                 descriptors: inheritance.descriptors)
         }
     }
@@ -172,6 +181,20 @@ public final class BackupFileSystemProcess {
 
     /// A path below the mount point.
     public func file(_ path: String) -> String { mountPoint + "/" + path }
+
+    /// Runs a shell command as the user who serves, where that user's mount is.
+    public func runAsUser(_ command: String) throws -> ProgramResult {
+        switch user {
+        case .same: try runProgram("/bin/sh", ["-c", command])
+        case .nobody:
+            try runProgram(
+                "/usr/bin/nsenter",
+                [
+                    "--target=\(process.processID)", "--mount", "/usr/bin/setpriv", "--reuid=\(Self.nobody)", "--regid=\(Self.nobody)",
+                    "--clear-groups", "/bin/sh", "-c", command,
+                ])
+        }
+    }
 
     /// The value of a key in `stats`.
     public func statistic(_ key: String) throws -> String? {
