@@ -64,7 +64,7 @@ public enum BackupServer {
     /// A request in hand when the server stops has this long to be answered.
     static let stopSeconds: UInt64 = 10
 
-    /// Blocks the calling thread, which must be the first: it waits for SIGTERM and SIGINT. The store is closed when this returns or throws.
+    /// Blocks the calling thread, which must be the first: it waits for SIGTERM, SIGINT and SIGHUP. The store is closed when this returns or throws.
     public static func serve(
         _ served: ServedStore, _ options: ServeOptions, starter: any Starter, inherited: consuming InheritedMount?, stopManner: StopManner,
         logger: Logger
@@ -73,7 +73,7 @@ public enum BackupServer {
         let place = try MountPlace(options.mountPoint)
         // Before any thread: threads made later block these signals too.
         let signals: SignalDescriptor
-        do throws(Errno) { signals = try SignalDescriptor([Signal.terminate, Signal.interrupt]) } catch {
+        do throws(Errno) { signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp]) } catch {
             throw ServeError(.system, "cannot wait for signals: \(error)")
         }
         let connection = try connect(place, starter, inherited, logger)
@@ -92,7 +92,7 @@ public enum BackupServer {
         logger.notice(
             connection.isResumed ? "Serving again; callers that waited go on." : "Serving.",
             metadata: [
-                "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.joined(separator: " "))",
+                "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.map(\.path).joined(separator: " "))",
                 "passthrough": "\(session.tree.passthrough.verdict)",
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }

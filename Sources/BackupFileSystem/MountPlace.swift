@@ -19,7 +19,8 @@ struct MountPlace: Sendable {
         }
         do throws(Errno) {
             let directory = try Files.resolved(parent)
-            self.path = directory == "/" ? "/" + name : directory + "/" + name
+            let path = directory == "/" ? "/" + name : directory + "/" + name
+            self.path = try Files.isSymbolicLink(path) ? Files.resolved(path) : path
         } catch {
             throw Self.unusable(given, error)
         }
@@ -72,9 +73,6 @@ struct MountPlace: Sendable {
             let directory = try Files.open(path, [.readOnly, .directory, .noFollow])
             try Files.forEachName(in: directory.number) { _ in isEmpty = false }
         } catch {
-            if error == .tooManySymbolicLinkLevels {
-                throw ServeError(.mountPoint, "the mount point \(path) is a symbolic link; give the directory it points to")
-            }
             throw Self.unusable(path, error)
         }
         guard isEmpty else {
