@@ -44,8 +44,12 @@ let package = Package(
         room("ShrinkProtocol", []),
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
         room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+
+        // Programs.
+        program("shrinkctl", [arguments, "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
