@@ -9,8 +9,8 @@ import SystemPackage
 /// - Every call may block on the backup. Call from a thread of your own, never from Swift's cooperative pool.
 /// - Never give it a mount that the same process serves: such a process can't be killed in the middle of a call.
 ///
-/// All methods may be called from several threads at once. Locks, outer to inner: the engine's state, then nothing; an object's reservation is
-/// held across I/O, the state's lock never.
+/// All methods may be called from several threads at once. What is waited for, outer to inner: a staging buffer, an object's reservation (both
+/// held across I/O), the state's lock (never held across I/O).
 public final class Engine: Sendable {
     public struct Configuration: Sendable {
         /// Threads that copy at once, the caller's included.

@@ -116,25 +116,28 @@ extension Engine {
 
     /// Brings the object's pages back if need be, then keeps them until `unpin`. Pins count.
     public func pin(_ id: ObjectID) throws(EngineError) {
-        while true {
-            let slot = try reserve(id)
-            let missing = state.withLock { state -> UInt32 in
-                let object = state.objects[slot]
-                if object.backedUpPages == 0 {
-                    state.objects[slot].pinCount += 1
-                    state.lru.remove(slot)
-                }
-                return object.backedUpPages
+        while try !pinIfResident(id) {
+            try staging.withStaging { (staging) throws(EngineError) in
+                let slot = try reserve(id)
+                defer { release(slot) }
+                let outcome = recoverReserved(slot, staging) { _ in true }
+                if let failure = outcome.failure { throw failure }
             }
-            if missing == 0 {
-                forgetZeroWords(slot)
-                release(slot)
-                return
-            }
-            let outcome = staging.withStaging { recoverReserved(slot, $0) { _ in true } }
-            release(slot)
-            if let failure = outcome.failure { throw failure }
         }
+    }
+
+    /// False if pages are in the backup.
+    private func pinIfResident(_ id: ObjectID) throws(EngineError) -> Bool {
+        let slot = try reserve(id)
+        defer { release(slot) }
+        let isResident = state.withLock { state -> Bool in
+            guard state.objects[slot].backedUpPages == 0 else { return false }
+            state.objects[slot].pinCount += 1
+            state.lru.remove(slot)
+            return true
+        }
+        if isResident { forgetZeroWords(slot) }
+        return isResident
     }
 
     /// Zero words are a hint that a writer may now make untrue.
@@ -189,26 +192,32 @@ extension Engine {
 
     /// Copies an object's content without changing any page's state; returns the bytes read, less at the object's end.
     public func read(_ id: ObjectID, at offset: ByteCount, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int {
-        let slot = try reserve(id)
-        defer { release(slot) }
-        let reserved = try reservedObject(slot)
-        let size = state.withLock { state in
-            Int(state.pools[PoolID(rawValue: state.objects[slot].pool)]?.ledger.record(Int(state.objects[slot].record)).sizeBytes ?? 0)
+        try staging.withStaging { (staging) throws(EngineError) -> Int in
+            let slot = try reserve(id)
+            defer { release(slot) }
+            let reserved = try reservedObject(slot)
+            let size = try sizeBytes(slot)
+            guard offset.rawValue >= 0, offset.rawValue <= size else {
+                throw EngineError(.invalidSize, "offset \(offset.rawValue) is beyond the end of \(id), which has \(size) bytes")
+            }
+            let count = min(buffer.count, size - offset.rawValue)
+            if count > 0 {
+                try reserved.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count]), at: offset.rawValue, staging)
+            }
+            return count
         }
-        guard offset.rawValue >= 0, offset.rawValue <= size else {
-            throw EngineError(.invalidSize, "offset \(offset.rawValue) is beyond the end of \(id), which has \(size) bytes")
+    }
+
+    private func sizeBytes(_ slot: UInt32) throws(EngineError) -> Int {
+        try state.withLock { state throws(EngineError) in
+            let object = state.objects[slot]
+            return Int(try state.pool(PoolID(rawValue: object.pool)).ledger.record(Int(object.record)).sizeBytes)
         }
-        let count = min(buffer.count, size - offset.rawValue)
-        guard count > 0 else { return 0 }
-        try staging.withStaging { (staging) throws(EngineError) in
-            try reserved.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count]), at: offset.rawValue, staging)
-        }
-        return count
     }
 
     // MARK: Reservations
 
-    /// Waits for the object's reservation and takes it.
+    /// Waits for the object's reservation and takes it. Who needs a staging buffer takes that first, or two could wait for each other.
     func reserve(_ id: ObjectID) throws(EngineError) -> UInt32 {
         let result = state.wait { state -> Result<UInt32, EngineError>? in
             do throws(EngineError) {

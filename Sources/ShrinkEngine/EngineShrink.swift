@@ -36,14 +36,15 @@ extension Engine {
     private func shrinkOne(_ id: ObjectID, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation) throws(EngineError)
         -> ShrinkResult
     {
-        let slot = try reserve(id)
-        let pinned = state.withLock { $0.objects[slot].pinCount > 0 }
-        guard !pinned else {
-            release(slot)
-            throw EngineError(.busy, "\(id) is pinned; unpin it first")
-        }
         let walk = ShrinkWalk(engine: self, pool: nil, goalPages: .max, progress)
-        staging.withStaging { walk.shrinkReserved(slot, goalPages: .max, $0) }
+        try staging.withStaging { (staging) throws(EngineError) in
+            let slot = try reserve(id)
+            guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
+                release(slot)
+                throw EngineError(.busy, "\(id) is pinned; unpin it first")
+            }
+            walk.shrinkReserved(slot, goalPages: .max, staging)
+        }
         return walk.result
     }
 

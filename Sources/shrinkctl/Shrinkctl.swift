@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import ServiceSupport
 import ShrinkClient
 
 @main
@@ -29,7 +30,7 @@ struct Shrinkctl: ParsableCommand {
         version: version,
         subcommands: [StatusCommand.self, PoolCommand.self, ObjectCommand.self, ShrinkCommand.self, RecoverCommand.self])
 
-    static let version = "0.1.0"
+    static let version = productVersion
 
     static func main() {
         let arguments = GlobalOptions.movedBehindTheCommand(Array(CommandLine.arguments.dropFirst()))

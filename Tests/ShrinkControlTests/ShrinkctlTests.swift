@@ -42,7 +42,19 @@ struct CommandRun {
         return bytes
     }
 
-    func decode<D: Decodable>(_ type: D.Type) throws -> D { try JSONDecoder().decode(type, from: Data(output)) }
+    func decode<D: Decodable>(_ type: D.Type) throws -> D {
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        return try decoder.decode(type, from: Data(output))
+    }
+
+    /// The members of the document, spelled as they are.
+    var members: Set<String> { (try? JSONDecoder().decode([String: Ignored].self, from: Data(output))).map { Set($0.keys) } ?? [] }
+
+    private struct Ignored: Decodable {
+        init(from decoder: any Decoder) {}
+    }
+
     var isOneLine: Bool { errors.hasPrefix("shrinkctl: ") && errors.hasSuffix("\n") && errors.count { $0 == "\n" } == 1 }
 }
 
@@ -66,7 +78,7 @@ struct CommandRun {
         struct Detail: Decodable {
             var name: String
             var message: String
-            var exit_status: Int32
+            var exitStatus: Int32
         }
         var error: Detail
     }
@@ -77,7 +89,7 @@ struct CommandRun {
         let run = try CommandRun(["status", "--json", "--socket", path])
         #expect(run.status == 69 && run.isOneLine && run.errors.contains("start it with `shrinkd`"), "\(run.errors)")
         #expect(try run.decode(Failure.self).error.name == "not_running")
-        #expect(try run.decode(Failure.self).error.exit_status == 69)
+        #expect(try run.decode(Failure.self).error.exitStatus == 69)
         // The order in which sockets are looked for.
         #expect(try CommandRun(["status"], socket: path).errors.contains(path))
         #expect(try CommandRun(["--socket", path, "status"], socket: "/else").errors.contains(path))
@@ -90,35 +102,35 @@ struct CommandRun {
     struct Created: Decodable {
         var id: Int
         var pool: String
-        var size_bytes: Int
-        var pin_count: Int
+        var sizeBytes: Int
+        var pinCount: Int
     }
     struct Shrunk: Decodable {
-        var goal_bytes: Int?
-        var scanned_pages: Int
-        var backed_up_pages: Int
-        var zero_pages: Int
-        var freed_bytes: Int
-        var stored_bytes: Int
-        var net_freed_bytes: Int
-        var duration_ns: Int
+        var goalBytes: Int?
+        var scannedPages: Int
+        var backedUpPages: Int
+        var zeroPages: Int
+        var freedBytes: Int
+        var storedBytes: Int
+        var netFreedBytes: Int
+        var durationNs: Int
     }
     struct Recovered: Decodable {
-        var recovered_pages: Int
-        var failed_pages: Int
-        var duration_ns: Int
+        var recoveredPages: Int
+        var failedPages: Int
+        var durationNs: Int
     }
     struct Status: Decodable {
         struct Pages: Decodable {
             var resident: Int
             var zero: Int
-            var backed_up: Int
+            var backedUp: Int
             var empty: Int
         }
         struct Backup: Decodable {
             var mount: String
-            var bytes_stored: Int?
-            var bytes_available: Int?
+            var bytesStored: Int?
+            var bytesAvailable: Int?
             var orphans: Int
         }
         struct Feature: Decodable {
@@ -148,11 +160,11 @@ struct CommandRun {
             try Files.replaceContents(of: scratch.file("in"), with: content)
             _ = try json(Empty.self, ["pool", "create", "demo", "--size", "64M"])
             let object = try json(Created.self, ["object", "create", "demo", "file", "--size", "8M", "--from", scratch.file("in")])
-            #expect(object.pool == "demo" && object.size_bytes == 8 << 20 && object.pin_count == 0)
+            #expect(object.pool == "demo" && object.sizeBytes == 8 << 20 && object.pinCount == 0)
             let shrunk = try json(Shrunk.self, ["shrink", "--object", "\(object.id)"])
-            #expect(shrunk.goal_bytes == nil && shrunk.backed_up_pages + shrunk.zero_pages == 1200 && shrunk.freed_bytes == 1200 * 4096)
+            #expect(shrunk.goalBytes == nil && shrunk.backedUpPages + shrunk.zeroPages == 1200 && shrunk.freedBytes == 1200 * 4096)
             let status = try json(Status.self, ["status"])
-            #expect(status.pages.backed_up == shrunk.backed_up_pages && status.pages.resident == 0 && status.pools == 1)
+            #expect(status.pages.backedUp == shrunk.backedUpPages && status.pages.resident == 0 && status.pools == 1)
             #expect(status.features["passthrough"]?.available == false && status.features["passthrough"]?.reason != nil)
             // Read while it is out, to a pipe's place and to a file.
             let read = try CommandRun(["object", "read", "\(object.id)"], socket: control.path)
@@ -160,7 +172,7 @@ struct CommandRun {
             _ = try json(Empty.self, ["object", "read", "\(object.id)", "--output", scratch.file("out")])
             #expect(try Files.contents(of: scratch.file("out"), limit: 16 << 20) == read.output)
             let recovered = try json(Recovered.self, ["recover", "--all"])
-            #expect(recovered.recovered_pages == shrunk.backed_up_pages && recovered.failed_pages == 0)
+            #expect(recovered.recoveredPages == shrunk.backedUpPages && recovered.failedPages == 0)
             #expect(try CommandRun(["object", "read", "\(object.id)"], socket: control.path).output == read.output)
             // Written anew, shorter: the rest is zero.
             try Files.replaceContents(of: scratch.file("short"), with: [1, 2, 3])
@@ -181,6 +193,31 @@ struct CommandRun {
     }
 
     struct Empty: Decodable {}
+
+    @Test func documentsHaveTheMembersThatScriptsReadSpelledInSnakeCase() async throws {
+        try await withControl { control in
+            func members(_ arguments: [String]) throws -> Set<String> {
+                try CommandRun(arguments + ["--json"], socket: control.path).members
+            }
+            _ = try CommandRun(["pool", "create", "p", "--size", "1M"], socket: control.path)
+            #expect(try members(["object", "create", "p", "o", "--size", "4K"]).isSuperset(of: ["id", "pool", "size_bytes"]))
+            #expect(
+                try members(["shrink", "--all"]).isSuperset(of: [
+                    "goal_bytes", "scanned_pages", "backed_up_pages", "zero_pages", "freed_bytes", "stored_bytes", "net_freed_bytes",
+                    "duration_ns",
+                ]))
+            #expect(try members(["recover", "--all"]).isSuperset(of: ["recovered_pages", "failed_pages", "duration_ns"]))
+            #expect(try members(["status"]).isSuperset(of: ["pools", "objects", "pages", "backup", "features"]))
+            let status = try CommandRun(["status", "--json"], socket: control.path).text
+            for name in [
+                "resident", "zero", "backed_up", "empty", "mount", "bytes_stored", "bytes_available", "orphans", "passthrough", "reason",
+            ] {
+                #expect(status.contains("\"\(name)\" : "), "\(name)")
+            }
+            #expect(try members(["pool", "list"]) == ["pools"])
+            #expect(try members(["object", "list"]) == ["objects"])
+        }
+    }
 
     @Test func failuresNameCauseAndWayOutAndLeaveNothingHalfMade() async throws {
         try await withControl { control in

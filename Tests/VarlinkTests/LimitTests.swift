@@ -176,9 +176,7 @@ import Varlink
 
 /// Lowers RLIMIT_NOFILE so that exactly `free` descriptors can still be made; returns the old limit.
 func limitDescriptors(free: Int) throws -> UInt64 {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    let old = limit.rlim_cur
+    let old = try ThisProcess.descriptorLimit().soft
     // Leaked too: closed it would be a hole again.
     let directory = try Files.open("/proc/self/fd", [.readOnly, .directory]).release()
     var highest = 0
@@ -186,16 +184,12 @@ func limitDescriptors(free: Int) throws -> UInt64 {
     // Fill every hole below, and leak what fills it.
     var number = 0
     while number <= highest { number = Int(try Files.open("/dev/null", .readOnly).release()) }
-    limit.rlim_cur = rlim_t(number + 1 + free)
-    guard setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { throw Errno(rawValue: errno) }
-    return UInt64(old)
+    try ThisProcess.setDescriptorLimit(soft: UInt64(number + 1 + free))
+    return old
 }
 
 func restoreDescriptors(_ old: UInt64) throws {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    limit.rlim_cur = rlim_t(old)
-    guard setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { throw Errno(rawValue: errno) }
+    try ThisProcess.setDescriptorLimit(soft: old)
 }
 
 func openDescriptors() throws -> Int {
