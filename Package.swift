@@ -45,6 +45,7 @@ let package = Package(
         room("ServiceSupport", ["ShrinkLinux", system, logging]),
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
         room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
@@ -55,10 +56,12 @@ let package = Package(
         program(
             "shrinkd",
             [
-                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system, logging,
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
+                logging,
                 arguments,
             ]),
         program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
         .target(

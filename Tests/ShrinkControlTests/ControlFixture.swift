@@ -33,6 +33,8 @@ struct ControlFixture: Sendable {
 /// Runs `body` on a thread of its own beside a served engine. The backup is a tmpfs of `storeBytes`, or a directory of the disk without root.
 func withControl<R: Sendable>(storeBytes: Int = 64 << 20, _ body: @escaping @Sendable (ControlFixture) throws -> R) async throws -> R {
     let scratch = try ScratchDirectory()
+    // Other users come in as well.
+    try Files.setMode(of: scratch.path, 0o755)
     var holder: [AnyObject] = [scratch]
     let backupPath: String
     if Machine.isRoot {
