@@ -85,6 +85,11 @@ let package = Package(
         tests(
             "ShrinkKeeperTests",
             ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
+        tests(
+            "EndToEndTests",
+            [
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd", system,
+            ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
     ]
 )
