@@ -1,0 +1,19 @@
+/// Every place between two persistent steps, and every step that can fail. A test makes the engine stop or fail there.
+///
+/// The kernel's counterpart is `backup_fault_inject` with two sites; here each step has one.
+public enum FaultPoint: String, Sendable, CaseIterable {
+    // Shrink: copy out → words → free.
+    case beforeCopyOut
+    case afterCopyOut
+    case betweenWords
+    case afterWords
+    case afterFree
+    // Recover: copy in → words → drop.
+    case beforeCopyIn
+    case afterCopyIn
+    case afterRecoverWords
+    case afterDrop
+}
+
+/// What an armed fault point does; nil goes on. Called with the object and the first page of the run.
+public typealias FaultHook = @Sendable (FaultPoint, ObjectID, PageIndex) -> EngineError?

@@ -1,0 +1,104 @@
+import ShrinkLinux
+import SystemPackage
+
+/// A sealed memory file that clients map, its ledger, and which of its ranges are taken.
+///
+/// The kernel's counterparts are `ttm_device` and `ttm_pool`. A freed range keeps its memory, ready for reuse, until the pool's own shrinker
+/// drops it. Guarded by the engine's lock, but for the two files.
+struct Pool {
+    let id: PoolID
+    let name: String
+    let owner: UInt32
+    let file: SharedDescriptor
+    let ledger: Ledger
+    var allocator: BlockAllocator
+    /// Free slots of the record table: those given back, then those above `nextRecord`.
+    private var freeRecords: [UInt32] = []
+    private var nextRecord: UInt32 = 0
+    var objectCount = 0
+    /// Pages in words of its objects.
+    var backedUpPages = 0
+    var zeroPages = 0
+    var objectPages = 0
+    /// Pages of freed ranges that still take memory.
+    var readyPages = 0
+    /// Ranges are being taken out or scanned by an operation without the lock.
+    var isDying = false
+
+    var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
+
+    init(id: PoolID, name: String, owner: UInt32, pageCount: Int) throws(EngineError) {
+        self.id = id
+        self.name = name
+        self.owner = owner
+        do throws(Errno) { file = SharedDescriptor(try MemoryFile.makeSealed("shrinkd-pool", size: pageCount * basePageSize)) } catch {
+            throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
+        }
+        ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
+        allocator = BlockAllocator(pageCount: pageCount)
+    }
+
+    /// The pool of an engine that is gone. Its objects are entered by the caller.
+    init(id: PoolID, file: consuming OwnedDescriptor, ledger: Ledger) throws(EngineError) {
+        self.id = id
+        name = ledger.name
+        owner = ledger.owner
+        self.ledger = ledger
+        do throws(Errno) {
+            guard try Files.status(file.number).sizeBytes == ledger.geometry.pageCount * basePageSize else { throw Errno.invalidArgument }
+        } catch {
+            throw EngineError(.foreignLedger, "the pool's size is not what its ledger says; they do not belong together", errno: error)
+        }
+        self.file = SharedDescriptor(file)
+        allocator = BlockAllocator(pageCount: ledger.geometry.pageCount)
+    }
+
+    mutating func takeRecord() -> UInt32? {
+        if let free = freeRecords.popLast() { return free }
+        guard nextRecord < ledger.geometry.recordCapacity else { return nil }
+        defer { nextRecord += 1 }
+        return nextRecord
+    }
+
+    mutating func giveBackRecord(_ record: UInt32) { freeRecords.append(record) }
+
+    /// Records found in use when a ledger is reopened: everything below is either live or free for reuse.
+    mutating func adoptRecords(live: Set<UInt32>, highest: UInt32) {
+        nextRecord = highest
+        freeRecords = (0..<highest).filter { !live.contains($0) }
+    }
+
+    /// Pages of the pool file that take memory.
+    var allocatedPages: Int {
+        do throws(Errno) { return try Files.status(file.number).allocatedBytes / basePageSize } catch { return 0 }
+    }
+}
+
+extension SharedDescriptor {
+    /// Makes a range of a pool a hole; returns how many of its pages took memory. Searches and frees extent by extent.
+    func freePages(first: Int, count: Int) throws(Errno) -> Int {
+        var freed = 0
+        let end = (first + count) * basePageSize
+        var offset = first * basePageSize
+        while offset < end, let data = try Files.nextData(number, from: offset), data < end {
+            let hole = min(try Files.nextHole(number, from: data) ?? end, end)
+            try Files.punch(number, at: data, length: hole - data)
+            freed += (hole - data) / basePageSize
+            offset = hole
+        }
+        return freed
+    }
+
+    /// Pages of a range that take memory.
+    func residentPages(first: Int, count: Int) throws(Errno) -> Int {
+        var resident = 0
+        let end = (first + count) * basePageSize
+        var offset = first * basePageSize
+        while offset < end, let data = try Files.nextData(number, from: offset), data < end {
+            let hole = min(try Files.nextHole(number, from: data) ?? end, end)
+            resident += (hole - data) / basePageSize
+            offset = hole
+        }
+        return resident
+    }
+}
