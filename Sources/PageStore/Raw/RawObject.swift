@@ -124,16 +124,18 @@ public final class RawObject: StoredObject {
     public func snapshot(of index: StoredPageIndex, into page: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo? {
         precondition(page.count == basePageSize, "a snapshot is one page")
         let start = Int(index.rawValue) * basePageSize
-        // Writers reach the file without asking us (passthrough), and read(2) is not atomic against them: a page counts once it reads twice the same.
+        // Writers reach the file without asking us (passthrough), and read(2) is not atomic against them on most file systems. So a page counts once
+        // it reads twice the same, with a wait for the writers of the moment between: a write that the first read met half way has then ended.
         return try withUnsafeTemporaryAllocation(byteCount: basePageSize, alignment: basePageSize) {
             (again) throws(Errno) -> StoredPageInfo? in
             for _ in 0..<64 {
+                guard try fill(page, at: start) else { return nil }
+                // SEEK_DATA takes the inode's lock (tmpfs, ext4, btrfs; XFS takes it for reading itself).
                 guard let info = try self.page(index) else { return nil }
-                guard try fill(page, at: start), try fill(again, at: start) else { return nil }
-                if memcmp(page.baseAddress!, again.baseAddress!, basePageSize) == 0 {
-                    // It may have been punched meanwhile, and a hole reads as zeros: those must not pass for its content.
-                    return try self.page(index) == nil ? nil : info
-                }
+                guard try fill(again, at: start) else { return nil }
+                guard memcmp(page.baseAddress!, again.baseAddress!, basePageSize) == 0 else { continue }
+                // It may have been punched meanwhile, and a hole reads as zeros: those must not pass for its content.
+                return try self.page(index) == nil ? nil : info
             }
             throw .resourceTemporarilyUnavailable
         }
