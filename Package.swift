@@ -77,7 +77,7 @@ let package = Package(
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
-            ["ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
+            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
         // A keeper with parts that misbehave on request; only the tests start it.
         .executableTarget(
             name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],

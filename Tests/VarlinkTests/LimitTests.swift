@@ -148,6 +148,24 @@ import Varlink
         }
     }
 
+    @Test func aHangUpUnderAOnewayCallCostsNoProcessorTime() async throws {
+        // The processor time is the whole process's.
+        await #expect(processExitsWith: .success) {
+            try await withServer { served in
+                do {
+                    let client = try RawClient(served.path)
+                    try client.send(#"{"method":"org.example.test.Wait","oneway":true}"#)
+                    #expect(served.observations.wait { $0.calls == 1 })
+                }
+                let before = clock()
+                usleep(500_000)
+                #expect(Double(clock() - before) / Double(CLOCKS_PER_SEC) < 0.1)
+                #expect(served.server.counters.open == 1, "the call's connection was dropped under it")
+                #expect(served.observations.now.cancelled == 0)
+            }
+        }
+    }
+
     @Test func outOfDescriptorsTheServerRestsInsteadOfSpinningAndRecovers() async throws {
         // The limit is the whole process's, so this runs in one of its own.
         await #expect(processExitsWith: .success) {
