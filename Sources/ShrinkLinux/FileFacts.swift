@@ -62,7 +62,4 @@ extension ThisProcess {
         guard getgrnam_r(name, &entry, &buffer, capacity, &found) == 0, found != nil else { return nil }
         return entry.gr_gid
     }
-
-    /// How many descriptors this process may have open (the soft limit of RLIMIT_NOFILE). The corresponding C function is `sysconf(_SC_OPEN_MAX)`.
-    public static var descriptorLimit: Int { sysconf(CInt(_SC_OPEN_MAX)) }
 }

@@ -60,7 +60,7 @@ struct Serve: ParsableCommand {
 
     private func openStore() throws(StoreError) -> ServedStore {
         // Half for objects, the rest for what else a server opens.
-        let openFiles = min(4096, max(64, ThisProcess.descriptorLimit / 2))
+        let openFiles = min(4096, max(64, ((try? Int(clamping: ThisProcess.descriptorLimit().soft)) ?? 256) / 2))
         let raw = try RawStore(store, openFiles: openFiles)
         do throws(Errno) { return try ServedStore(raw, layout: RawStore.layout, directories: [store]) } catch {
             throw StoreError(.system, "cannot look at \(store)", errno: error)
