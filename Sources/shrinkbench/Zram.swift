@@ -79,6 +79,8 @@ enum Kernel {
 
 /// Anonymous memory with the data, and what it costs to push it out and touch it back.
 final class SwappedMemory {
+    // MADV_PAGEOUT of madvise(2), which Swift's Glibc module lacks.
+    private static let pageOut: CInt = 21
     private let memory: MappedMemory
     private let data: RealPages
 
@@ -114,7 +116,7 @@ final class SwappedMemory {
         let started = MonotonicTime.now()
         try inThreads(ranges()) { range in
             for offset in stride(from: range.lowerBound, to: range.upperBound, by: 4 << 20) {
-                _ = madvise(base.address + offset, min(4 << 20, range.upperBound - offset), 21 /* MADV_PAGEOUT */)
+                _ = madvise(base.address + offset, min(4 << 20, range.upperBound - offset), Self.pageOut)
             }
         }
         let out = MonotonicTime.now().nanoseconds(since: started)
