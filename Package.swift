@@ -88,7 +88,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd", system,
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
+                system,
             ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
     ]
