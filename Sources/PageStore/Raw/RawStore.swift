@@ -151,7 +151,7 @@ public final class RawStore: ObjectStore {
         for id in state.withLock({ $0.ids }) {
             guard let status = try? Files.status(of: String(id), at: objectsDirectory.number) else { continue }
             usage.storedBytes += UInt64(status.allocatedBytes)
-            usage.pageCount += UInt64(status.allocatedBytes / basePageSize)
+            usage.pageCount += UInt64(RawObject.pageCount(status))
         }
         state.withLock { $0.usage = usage }
         return usage
