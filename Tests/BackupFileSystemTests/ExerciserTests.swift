@@ -51,6 +51,7 @@ import Testing
                     [
                         "--name=verify", "--filename=" + server.file("objects/1/data"), "--size=64m", "--rw=randwrite", "--bs=" + block,
                         "--direct=" + direct, "--ioengine=psync", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+                        "--verify_state_save=0",
                         "--randseed=7", "--fallocate=none", "--allow_file_create=0", "--output=/dev/null",
                     ])
                 #expect(result.ending == .exited(0), "\(block): \(result.output)\(result.errors)")
