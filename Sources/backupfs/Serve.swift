@@ -34,8 +34,8 @@ struct Serve: ParsableCommand {
             throw ExitCode(.system)
         }
         var inherited: InheritedMount?
-        if let device = descriptors.take(KeptDescriptor.fuseDevice), let state = descriptors.take(NotifyingStarter.stateName) {
-            inherited = InheritedMount(device: device, state: state)
+        if let device = descriptors.take(KeptDescriptor.fuseDevice) {
+            inherited = InheritedMount(device: device, state: descriptors.take(NotifyingStarter.stateName))
         }
         throw ExitCode(serve(inherited, logger))
     }

@@ -32,6 +32,9 @@ import Testing
                     "/usr/bin/python3", ["-c", Self.workerProgram, server.file("objects/1/data"), String(worker)],
                     environment: ["PATH=/usr/bin:/bin"])
             }
+            // Another makes and removes objects, each step once: none may fail because it was done twice.
+            let maker = try ChildProcess(
+                "/usr/bin/python3", ["-c", Self.makerProgram, server.file("objects")], environment: ["PATH=/usr/bin:/bin"])
             var generator = SeededGenerator(seed: testSeed("crashes"))
             var resent = 0
             for _ in 0..<12 {
@@ -41,7 +44,7 @@ import Testing
                 try server.kill()
                 try server.startAgain()
             }
-            for worker in workers {
+            for worker in workers + [maker] {
                 worker.signal(SIGTERM)
                 #expect(try worker.wait(timeoutMilliseconds: 20_000) == .exited(0))
             }
@@ -70,6 +73,29 @@ import Testing
             #expect(try server.stop() == .exited(0))
         }
     }
+
+    @Test(arguments: [true, false]) func aMountWhoseStateIsUselessIsMadeAnew(_ isThere: Bool) throws {
+        try resumable { server in
+            try shell("mkdir \(server.file("objects/1"))")
+            try server.kill()
+            if isThere {
+                // As if a later version had written it.
+                let state = try #require(server.keptDescriptor("state"))
+                try write([99], to: state, at: 8)
+            } else {
+                server.lose("state")
+            }
+            let waiting = try ChildProcess("/bin/cat", [server.file("stats")], environment: [], standardError: nullFile())
+            try server.startAgain()
+            // Who waited for the old mount is told that it is gone.
+            #expect(try waiting.wait(timeoutMilliseconds: 5_000) == .exited(1))
+            #expect(try runProgram("/bin/ls", [server.file("objects")]).output == "1\n")
+            #expect(try Mounts.all().filter { $0.path == server.mountPoint }.count == 1)
+            #expect(try server.stop() == .exited(0))
+        }
+    }
+
+    private func nullFile() throws -> CInt { try Files.open("/dev/null", .writeOnly).release() }
 
     @Test func aServerToldToKeepTheMountHandsItOver() throws {
         try resumable(environment: ["SHRINKD_KEEP_MOUNT=1"]) { server in
@@ -133,6 +159,24 @@ import Testing
                 if os.pread(other, 4096, at) != page: sys.exit(3)
                 os.close(other)
             n += 1
+        """
+
+    /// Makes objects with ever new ids, fills, empties and removes them, until SIGTERM. Any error ends it with a trace.
+    private static let makerProgram = """
+        import os, signal, sys
+        stop = []
+        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        n = 100
+        while not stop:
+            n += 1
+            d = sys.argv[1] + "/" + str(n)
+            os.mkdir(d)
+            fd = os.open(d + "/data", os.O_RDWR | os.O_CREAT)
+            os.pwrite(fd, b"x" * 4096, 4096)
+            os.setxattr(d, "user.shrinkd.name", b"n")
+            os.close(fd)
+            os.unlink(d + "/data")
+            os.rmdir(d)
         """
 
     private func resentRequests(_ server: BackupFileSystemProcess) throws -> Int {

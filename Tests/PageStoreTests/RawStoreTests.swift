@@ -53,35 +53,53 @@ import Testing
         }
     }
 
-    @Test func anIDIsNeverGivenTwice() throws {
+    @Test func anIDIsNeverGivenTwiceAndNoneIsLost() throws {
+        try withStore { path in
+            // Ended in order, killed, and killed again.
+            for round: UInt32 in 0..<3 {
+                let store = try RawStore(path)
+                for value in UInt32(1)..<round * 10 + 1 where value % 10 != 7 {
+                    #expect(throws: Errno.fileExists, "\(value) in round \(round)") { _ = try store.create(try id(value)) }
+                }
+                #expect(store.highestID == round * 10)
+                // In any order, and removed at once or not.
+                for value: UInt32 in [5, 3, 4, 10, 1, 2, 6, 8, 9] {
+                    _ = try store.create(try id(round * 10 + value))
+                    if value % 2 == 0 { try store.remove(try id(round * 10 + value)) }
+                }
+                #expect(throws: Errno.fileExists) { _ = try store.create(try id(round * 10 + 3)) }
+                #expect(throws: Errno.fileExists) { _ = try store.create(try id(round * 10 + 4)) }
+                if round == 0 { store.close() }
+            }
+            let store = try RawStore(path)
+            for value: UInt32 in [7, 17, 27, 31, .max] { _ = try store.create(try id(value)) }
+            #expect(store.highestID == .max)
+        }
+    }
+
+    @Test func afterTheMachineWentDownIDsThatMayHaveBeenUsedAreNotGiven() throws {
         try withStore { path in
             do {
                 let store = try RawStore(path)
-                // In any order while the store is open.
-                for value: UInt32 in [5, 3, 4, 10] { _ = try store.create(try id(value)) }
-                #expect(throws: Errno.fileExists) { _ = try store.create(try id(3)) }
-                try store.remove(try id(3))
-                #expect(throws: Errno.fileExists) { _ = try store.create(try id(3)) }
-                #expect(store.highestID == 10)
-                try store.remove(try id(10))
-                store.close()
+                for value: UInt32 in [5, 11] { _ = try store.create(try id(value)) }
+                try store.remove(try id(11))
+                // No close.
             }
+            // As another boot finds it.
+            let journal = try Files.open(path + "/used-ids", .readWrite)
+            _ = Array("00000000".utf8).withUnsafeBytes { Files.write(journal.number, $0, at: 8) }
             do {
                 let store = try RawStore(path)
-                #expect(store.highestID == 10)
-                #expect(throws: Errno.fileExists) { _ = try store.create(try id(10)) }
-                // What was never given below the mark is lost: which ids were used is known only while the store is open.
-                #expect(throws: Errno.fileExists) { _ = try store.create(try id(7)) }
-                _ = try store.create(try id(11))
-                try store.remove(try id(11))
-                // No close: a crash.
+                #expect(store.highestID >= 11)
+                for value: UInt32 in [3, 5, 11] { #expect(throws: Errno.fileExists) { _ = try store.create(try id(value)) } }
+                _ = try store.create(try id(store.highestID + 1))
+                store.close()
             }
+            // A damaged journal is no journal.
+            try Files.replaceContents(of: path + "/used-ids", with: [1, 2, 3])
             let store = try RawStore(path)
-            #expect(store.highestID >= 11)
             #expect(throws: Errno.fileExists) { _ = try store.create(try id(11)) }
             _ = try store.create(try id(store.highestID + 1))
-            _ = try store.create(try id(.max))
-            #expect(store.highestID == .max)
         }
     }
 
@@ -132,7 +150,9 @@ import Testing
             let store = try RawStore(path)
             _ = try store.create(try id(1))
             #expect(try Files.status(of: path + "/objects").mode == 0o700)
-            for name in ["format", "lock", "high-water", "objects/1"] { #expect(try Files.status(of: path + "/" + name).mode == 0o600) }
+            for name in ["format", "lock", "high-water", "used-ids", "objects/1"] {
+                #expect(try Files.status(of: path + "/" + name).mode == 0o600)
+            }
         }
     }
 

@@ -31,4 +31,10 @@ import Testing
         #expect(first && !second)
         #expect(used.highest == .max)
     }
+
+    @Test func rangesFromSeveralSourcesMerge() {
+        let used = UsedIdentifiers(merging: [10...12, 1...3, 4...4, 11...20, 100...100, UInt32.max...UInt32.max, 7...7])
+        #expect(used.ranges == [1...4, 7...7, 10...20, 100...100, UInt32.max...UInt32.max])
+        #expect(UsedIdentifiers(merging: used.ranges, limit: 2).ranges == [1...100, UInt32.max...UInt32.max])
+    }
 }

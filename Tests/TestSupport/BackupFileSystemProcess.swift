@@ -119,6 +119,14 @@ public final class BackupFileSystemProcess {
     /// Names of what the server left with us.
     public var keptNames: [String] { kept.names }
 
+    /// What is kept under a name. It stays ours.
+    public func keptDescriptor(_ name: String) -> CInt? {
+        kept.names.firstIndex(of: name).map { kept.numbers[$0] }
+    }
+
+    /// Loses what is kept under a name.
+    public func lose(_ name: String) { kept.remove(name: name) }
+
     /// Starts a server again on the same mount point and store, with what was kept; waits until it serves.
     public func startAgain(environment: [String] = []) throws {
         precondition(!isRunning, "end the first one before")

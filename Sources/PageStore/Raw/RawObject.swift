@@ -21,13 +21,15 @@ public final class RawObject: StoredObject {
             let status = try Files.status(file.number)
             return StoredObjectAttributes(
                 sizeBytes: status.sizeBytes,
-                // From the blocks: exact on tmpfs; elsewhere the file system's own blocks count too. `pagesByTier` walks.
-                pageCount: min(status.allocatedBytes, Self.roundUp(status.sizeBytes)) / basePageSize,
+                pageCount: Self.pageCount(status),
                 storedBytes: status.allocatedBytes,
                 created: try Files.created(file.number) ?? status.changed,
                 modified: status.modified, changed: status.changed)
         }
     }
+
+    /// From the blocks: exact on tmpfs; elsewhere blocks that the file system needs for itself may count too. `pagesByTier` walks and is exact.
+    static func pageCount(_ status: FileStatus) -> Int { min(status.allocatedBytes, roundUp(status.sizeBytes)) / basePageSize }
 
     public func setSize(_ bytes: Int) throws(Errno) {
         guard bytes >= 0 else { throw .invalidArgument }
