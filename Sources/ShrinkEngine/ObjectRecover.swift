@@ -11,33 +11,35 @@ import SystemPackage
 struct RecoverOutcome {
     var recoveredPages = 0
     var failedPages = 0
+    /// Back, but still in the backup too.
+    var undroppedPages = 0
     /// The first reason; a bad page does not stop the rest.
     var failure: EngineError?
 }
 
 extension ReservedObject {
-    /// Recovers every backed-up page it can. `room` is asked before each run whether so many bytes may be taken.
+    /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken.
     func recover(
-        _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
+        _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
     ) -> RecoverOutcome {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
             var known = DataExtent()
-            var page = 0
-            while page < pageCount {
+            var page = pages.lowerBound
+            while page < pages.upperBound {
                 guard table.isBackedUp(page) else {
                     page += 1
                     continue
                 }
-                let run = page..<table.endOfBackedUp(from: page, limit: EngineLimits.runPages)
+                let run = page..<min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), pages.upperBound)
+                try at(.cancel, run.lowerBound)
                 try room(run.count * basePageSize)
                 do throws(RunError) {
-                    try recover(run, file, &known, staging)
-                    outcome.recoveredPages += run.count
+                    try recover(run, file, &known, staging, &outcome)
                 } catch {
                     switch error {
-                    case .pages: recoverOneByOne(run, file, staging, &outcome)
+                    case .pages: try recoverOneByOne(run, file, staging, &outcome)
                     case .stop(let reason): throw reason
                     }
                 }
@@ -71,7 +73,9 @@ extension ReservedObject {
         }
     }
 
-    private func recover(_ run: Range<Int>, _ file: BackupFile, _ known: inout DataExtent, _ staging: Staging) throws(RunError) {
+    private func recover(
+        _ run: Range<Int>, _ file: BackupFile, _ known: inout DataExtent, _ staging: Staging, _ outcome: inout RecoverOutcome
+    ) throws(RunError) {
         let offset = run.lowerBound * basePageSize
         let length = run.count * basePageSize
         do throws(EngineError) { try at(.beforeCopyIn, run.lowerBound) } catch { throw .stop(error) }
@@ -90,24 +94,26 @@ extension ReservedObject {
         do throws(EngineError) {
             try at(.afterCopyIn, run.lowerBound)
             for page in run { table.set(page, .resident) }
+            outcome.recoveredPages += run.count
             try at(.afterRecoverWords, run.lowerBound)
+            try at(.beforeDrop, run.lowerBound)
         } catch { throw .stop(error) }
-        do throws(Errno) { try file.drop(at: offset, length: length) } catch {
-            throw .stop(.backup("dropping recovered pages of \(id)", error))
-        }
+        // The pages are back whatever becomes of the copies; one that can't be dropped is overwritten or removed later.
+        do throws(Errno) { try file.drop(at: offset, length: length) } catch { outcome.undroppedPages += run.count }
         do throws(EngineError) { try at(.afterDrop, run.lowerBound) } catch { throw .stop(error) }
     }
 
-    private func recoverOneByOne(_ run: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome) {
+    private func recoverOneByOne(
+        _ run: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome
+    ) throws(EngineError) {
         var known = DataExtent()
         for page in run {
-            do throws(RunError) {
-                try recover(page..<page + 1, file, &known, staging)
-                outcome.recoveredPages += 1
-            } catch {
-                outcome.failedPages += 1
+            do throws(RunError) { try recover(page..<page + 1, file, &known, staging, &outcome) } catch {
                 switch error {
-                case .pages(let reason), .stop(let reason): outcome.failure = outcome.failure ?? reason
+                case .pages(let reason):
+                    outcome.failedPages += 1
+                    outcome.failure = outcome.failure ?? reason
+                case .stop(let reason): throw reason
                 }
             }
         }
