@@ -50,7 +50,7 @@ public final class Engine: Sendable {
         staging = try StagingPool(count: max(1, configuration.concurrentOperations))
         team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
         room = try Room(configuration)
-        ahead = try RecoverAhead()
+        ahead = RecoverAhead()
         availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
 

@@ -77,7 +77,7 @@ extension ReservedObject {
                 guard let extent = try nextExtent(from: page) else { return }
                 (page, extentEnd) = (extent.lowerBound, extent.upperBound)
             }
-            let run = page..<min(page + EngineLimits.runPages, extentEnd)
+            let run = page..<min(page + min(EngineLimits.runPages, goalPages - outcome.freedPages), extentEnd)
             try at(.cancel, run.lowerBound)
             try at(.beforeCopyOut, run.lowerBound)
             try readPool(run, staging)

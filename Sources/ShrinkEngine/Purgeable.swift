@@ -75,7 +75,8 @@ extension ReservedObject {
             }
             var page = 0
             while outcome.freedPages < goalPages, let extent = try nextExtent(from: page) {
-                let run = extent.lowerBound..<min(extent.upperBound, extent.lowerBound + EngineLimits.runPages)
+                let length = min(EngineLimits.runPages, goalPages - outcome.freedPages)
+                let run = extent.lowerBound..<min(extent.upperBound, extent.lowerBound + length)
                 for page in run {
                     if table.isZero(page) { outcome.zeroWordsDelta -= 1 }
                     if table.state(page) != .purged { outcome.purgedWordsDelta += 1 }

@@ -10,13 +10,13 @@ final class RecoverAhead: Sendable {
         var ids: [ObjectID] = []
         var isBusy = false
         var isEnding = false
+        /// The serving thread, in the kernel's numbers.
+        var server: Int32 = 0
     }
 
     private static let capacity = 64
     private let queue = Monitor(Queue())
     private let starter = Monitor<DedicatedThread?>(nil)
-
-    init() throws(EngineError) {}
 
     func add(_ id: ObjectID, of engine: Engine) {
         let isFirst = queue.withLock { queue -> Bool in
@@ -38,6 +38,7 @@ final class RecoverAhead: Sendable {
     }
 
     private static func serve(_ queue: Monitor<Queue>, _ engine: () -> Engine?) {
+        queue.withLock { $0.server = currentThreadID() }
         while true {
             let id: ObjectID? = queue.wait { queue -> ObjectID?? in
                 if queue.isEnding { return .some(nil) }
@@ -59,8 +60,12 @@ final class RecoverAhead: Sendable {
     func end() {
         queue.withLock { $0.isEnding = true }
         queue.notifyAll()
-        // The last reference to the engine may have been this thread's: it can't wait for itself then.
-        starter.withLock { thread in thread = nil }
+        let thread = starter.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        // The last reference to the engine may have been the server's: it can't wait for itself.
+        if queue.withLock({ $0.server }) != currentThreadID() { thread?.join() }
     }
 }
 
