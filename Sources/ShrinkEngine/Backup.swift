@@ -61,6 +61,13 @@ public struct BackupStatus: Sendable {
     public var storedBytes: UInt64?
     public var availableBytes: UInt64
     public var features: [Feature]
+
+    public init(path: String, storedBytes: UInt64?, availableBytes: UInt64, features: [Feature] = []) {
+        self.path = path
+        self.storedBytes = storedBytes
+        self.availableBytes = availableBytes
+        self.features = features
+    }
 }
 
 /// Something a machine may lack, with the reason if it does.

@@ -98,7 +98,8 @@ extension Engine {
             state.pool(of: slot).backedUpPages -= outcome.recoveredPages
             state.change(slot) { object in
                 object.backedUpPages -= UInt32(outcome.recoveredPages)
-                if outcome.recoveredPages > 0 { object.isExhausted = false }
+                // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
+                if outcome.recoveredPages > 0 || outcome.failure != nil { object.isExhausted = false }
             }
             state.damagedPages += outcome.failedPages
             if outcome.recoveredPages > 0 { state.bump(slot) }

@@ -69,6 +69,8 @@ import Testing
             }
             try engine.destroyPool(pool)
         }
+        // A child that was killed leaves its group; an empty one can be removed.
+        MemoryGroup.removeEmpty()
     }
 }
 
@@ -91,6 +93,13 @@ private struct MemoryGroup {
         let file = try Files.open(path + "/" + file, .writeOnly)
         try Array(text.utf8).withBytes { (bytes) throws(Errno) in
             if let error = Files.writeStream(file.number, bytes).error { throw error }
+        }
+    }
+
+    static func removeEmpty() {
+        guard let directory = try? Files.open(root, [.readOnly, .directory]) else { return }
+        try? Files.forEachName(in: directory.number) { name in
+            if name.hasPrefix("shrinkd-test.") { try? Files.removeDirectory(root + "/" + name) }
         }
     }
 
