@@ -11,6 +11,8 @@ import SystemPackage
 struct RecoverOutcome {
     var recoveredPages = 0
     var failedPages = 0
+    /// Back, but still in the backup too.
+    var undroppedPages = 0
     /// The first reason; a bad page does not stop the rest.
     var failure: EngineError?
 }
@@ -21,21 +23,21 @@ extension ReservedObject {
     /// Recovered pages wait up to this many to be dropped together: the price of half the calls is that much more memory in the store.
     private static let dropPages = 2 * EngineLimits.runPages
 
-    /// Recovers every backed-up page it can. `room` is asked before each run whether so many bytes may be taken.
+    /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken.
     func recover(
-        _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
+        _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
     ) -> RecoverOutcome {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
             var undropped = 0..<0
             do throws(EngineError) {
-                try recover(file, staging, &outcome, &undropped, room, progress)
+                try recover(pages, file, staging, &outcome, &undropped, room, progress)
             } catch {
-                try drop(&undropped, file)
+                try drop(&undropped, file, &outcome)
                 throw error
             }
-            try drop(&undropped, file)
+            try drop(&undropped, file, &outcome)
         } catch {
             outcome.failure = outcome.failure ?? error
         }
@@ -43,16 +45,17 @@ extension ReservedObject {
     }
 
     private func recover(
-        _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
+        _ pages: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
         _ room: (Int) throws(EngineError) -> Void, _ progress: (RecoverOutcome) -> Bool
     ) throws(EngineError) {
-        var page = 0
-        while page < pageCount {
+        var page = pages.lowerBound
+        while page < pages.upperBound {
             guard table.isBackedUp(page) else {
                 page += 1
                 continue
             }
-            let window = self.window(from: page)
+            let window = self.window(from: page, below: pages.upperBound)
+            try at(.cancel, window.lowerBound)
             let wanted = window.count { table.isBackedUp($0) }
             try room(wanted * basePageSize)
             switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
@@ -60,9 +63,9 @@ extension ReservedObject {
                 outcome.recoveredPages += wanted
                 // What lies between this window and the one before is not in the backup, or it would be in one of them.
                 undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
-                if undropped.count >= Self.dropPages { try drop(&undropped, file) }
+                if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
             case .failure(.pages):
-                try drop(&undropped, file)
+                try drop(&undropped, file, &outcome)
                 try recoverOneByOne(window, file, staging, &outcome)
             case .failure(.stop(let reason)): throw reason
             }
@@ -72,14 +75,17 @@ extension ReservedObject {
     }
 
     /// Frees pages of the backup whose words say that they are resident.
-    private func drop(_ pages: inout Range<Int>, _ file: BackupFile) throws(EngineError) {
+    private func drop(_ pages: inout Range<Int>, _ file: BackupFile, _ outcome: inout RecoverOutcome) throws(EngineError) {
         guard !pages.isEmpty else { return }
-        try at(.afterRecoverWords, pages.lowerBound)
-        do throws(Errno) { try file.drop(at: pages.lowerBound * basePageSize, length: pages.count * basePageSize) } catch {
-            throw .backup("dropping recovered pages of \(id)", error)
+        let first = pages.lowerBound
+        try at(.afterRecoverWords, first)
+        try at(.beforeDrop, first)
+        // The pages are back whatever becomes of the copies; one that can't be dropped is overwritten or removed later.
+        do throws(Errno) { try file.drop(at: first * basePageSize, length: pages.count * basePageSize) } catch {
+            outcome.undroppedPages += pages.count
         }
         pages = 0..<0
-        try at(.afterDrop, pages.lowerBound)
+        try at(.afterDrop, first)
     }
 
     private enum RunError: Error {
@@ -90,10 +96,10 @@ extension ReservedObject {
     }
 
     /// Pages that come back together: from a backed-up page to a backed-up page, with short gaps only.
-    private func window(from first: Int) -> Range<Int> {
+    private func window(from first: Int, below limit: Int) -> Range<Int> {
         var end = first + 1
         var page = end
-        while page < pageCount, page - first < EngineLimits.runPages, page - end <= Self.gapPages {
+        while page < limit, page - first < EngineLimits.runPages, page - end <= Self.gapPages {
             if table.isBackedUp(page) { end = page + 1 }
             page += 1
         }
@@ -151,7 +157,7 @@ extension ReservedObject {
             switch Result(catching: { () throws(RunError) in try recover(single, file, staging) }) {
             case .success:
                 outcome.recoveredPages += 1
-                try drop(&single, file)
+                try drop(&single, file, &outcome)
             case .failure(.pages(let reason)):
                 outcome.failedPages += 1
                 outcome.failure = outcome.failure ?? reason
