@@ -105,6 +105,9 @@ struct CommandRun {
         var sizeBytes: Int
         var pinCount: Int
     }
+    struct Shown: Decodable {
+        var pages: Status.Pages
+    }
     struct Shrunk: Decodable {
         var goalBytes: Int?
         var scannedPages: Int
@@ -168,17 +171,23 @@ struct CommandRun {
             #expect(status.features["passthrough"]?.available == false && status.features["passthrough"]?.reason != nil)
             // Read while it is out, to a pipe's place and to a file.
             let read = try CommandRun(["object", "read", "\(object.id)"], socket: control.path)
-            #expect(read.status == 0 && read.output == content + [UInt8](repeating: 0, count: (8 << 20) - content.count))
+            let whole = content + [UInt8](repeating: 0, count: (8 << 20) - content.count)
+            // Compared first: a failed expectation would describe megabytes.
+            let isReadWhole = read.output == whole
+            #expect(read.status == 0 && isReadWhole)
             _ = try json(Empty.self, ["object", "read", "\(object.id)", "--output", scratch.file("out")])
-            #expect(try Files.contents(of: scratch.file("out"), limit: 16 << 20) == read.output)
+            let isFileWhole = try Files.contents(of: scratch.file("out"), limit: 16 << 20) == whole
+            #expect(isFileWhole)
             let recovered = try json(Recovered.self, ["recover", "--all"])
             #expect(recovered.recoveredPages == shrunk.backedUpPages && recovered.failedPages == 0)
-            #expect(try CommandRun(["object", "read", "\(object.id)"], socket: control.path).output == read.output)
+            let isRecoveredWhole = try CommandRun(["object", "read", "\(object.id)"], socket: control.path).output == whole
+            #expect(isRecoveredWhole)
             // Written anew, shorter: the rest is zero.
             try Files.replaceContents(of: scratch.file("short"), with: [1, 2, 3])
             _ = try json(Empty.self, ["object", "write", "\(object.id)", "--from", scratch.file("short")])
             let rewritten = try CommandRun(["object", "read", "\(object.id)"], socket: control.path)
-            #expect(rewritten.output == [1, 2, 3] + [UInt8](repeating: 0, count: (8 << 20) - 3))
+            let isRewritten = rewritten.output == [1, 2, 3] + [UInt8](repeating: 0, count: (8 << 20) - 3)
+            #expect(isRewritten, "what the shorter file left of the object is not zero")
             // Tables for people.
             for arguments in [
                 ["status"], ["pool", "list"], ["object", "list"], ["object", "show", "\(object.id)"], ["shrink", "--pool", "demo"],
@@ -266,11 +275,15 @@ struct CommandRun {
             func command(_ arguments: [String], user: UInt32? = nil) throws -> CommandRun {
                 try CommandRun(arguments, socket: control.path, user: user)
             }
+            let scratch = try ScratchDirectory()
+            try Files.setMode(of: scratch.path, 0o755)
+            try Files.replaceContents(of: scratch.file("content"), with: [1, 2, 3], mode: 0o644)
             var ids: [Int] = []
             for user: UInt32? in [nil, 12_345, 12_346] {
                 let made = try command(["pool", "create", "same", "--size", "1M"], user: user)
                 #expect(made.status == 0, "\(made.errors)")
-                let object = try command(["object", "create", "same", "o", "--size", "4K", "--json"], user: user).decode(Created.self)
+                let create = ["object", "create", "same", "o", "--size", "4K", "--from", scratch.file("content"), "--json"]
+                let object = try command(create, user: user).decode(Created.self)
                 ids.append(object.id)
             }
             #expect(try command(["pool", "list"]).text.split(separator: "\n").count == 4)
@@ -287,8 +300,14 @@ struct CommandRun {
             }
             let foreign = try command(["pool", "destroy", "same", "--owner", "12346"], user: 12_345)
             #expect(foreign.status == 77, "\(foreign.errors)")
-            // Everything is everything that one sees.
-            #expect(try command(["shrink", "--all"], user: 12_345).status == 0)
+            // Everything is everything that one sees, and so much of it is no more.
+            for arguments in [["shrink", "--all"], ["recover", "--all"], ["shrink", "--bytes", "4K"]] {
+                let run = try command(arguments, user: 12_345)
+                #expect(run.status == 0, "\(run.errors)")
+                let pages = try ids.map { try command(["object", "show", "\($0)", "--json"]).decode(Shown.self).pages }
+                #expect(pages[0].resident == 1 && pages[2].resident == 1, "another user's pages were moved")
+                #expect(pages[1].backedUp == (arguments[0] == "shrink" ? 1 : 0))
+            }
             #expect(try command(["pool", "destroy", "same", "--owner", "12346"]).status == 0)
             #expect(try command(["pool", "destroy", "same"], user: 12_345).status == 0)
             #expect(try command(["pool", "list"]).text.split(separator: "\n").count == 2)

@@ -18,10 +18,12 @@ import Testing
             systemctl start backupfs
             timeout -s KILL 10 mkdir /run/shrinkd/backup/objects/1
             systemctl show -p NFileDescriptorStore backupfs
+            before=$(awk '$5 == "/run/shrinkd/backup" {print $3}' /proc/self/mountinfo)
             systemctl kill -s KILL backupfs
             echo after-crash $(timeout -s KILL 10 ls /run/shrinkd/backup/objects)
             systemctl restart backupfs
             echo after-restart $(timeout -s KILL 10 ls /run/shrinkd/backup/objects)
+            [ "$before" = "$(awk '$5 == "/run/shrinkd/backup" {print $3}' /proc/self/mountinfo)" ] && echo same-mount
             systemctl stop backupfs
             systemctl show -p Result backupfs
             grep -c /run/shrinkd/backup /proc/self/mountinfo || echo nothing-mounted
@@ -37,7 +39,8 @@ import Testing
         }
         #expect(run.ending == .exited(0), "\(run.said)")
         let expected = [
-            "NFileDescriptorStore=2", "after-crash 1", "after-restart 1", "Result=success", "nothing-mounted", "store-mode 700",
+            "NFileDescriptorStore=2", "after-crash 1", "after-restart 1", "same-mount", "Result=success", "nothing-mounted",
+            "store-mode 700",
         ]
         for line in expected { #expect(run.said.contains(line + "\n"), "\(line) is missing in: \(run.said)") }
     }
