@@ -68,6 +68,9 @@ let package = Package(
             name: "TestSupport", dependencies: ["ServiceSupport", "ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("ShrinkProtocolTests", ["ShrinkProtocol"]),
+        tests(
+            "BackupFileSystemTests",
+            ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
@@ -82,6 +85,12 @@ let package = Package(
         tests(
             "ShrinkKeeperTests",
             ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
+        tests(
+            "EndToEndTests",
+            [
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
+                system,
+            ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
     ]
 )

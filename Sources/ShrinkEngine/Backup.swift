@@ -18,6 +18,9 @@ public protocol Backup: AnyObject, Sendable {
     /// An id above every id ever used here.
     func nextID() throws(EngineError) -> ObjectID
 
+    /// The same, above a given id as well: pools of one engine may have different backups, their objects' ids are unique all the same.
+    func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID
+
     /// How the backup stands.
     func status() -> BackupStatus
 
@@ -29,6 +32,14 @@ public protocol Backup: AnyObject, Sendable {
 
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
+}
+
+extension Backup {
+    public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
+        var id = try nextID()
+        while id <= floor { id = try nextID() }
+        return id
+    }
 }
 
 /// What the backup may show of an object; a directory may refuse it at no loss but the hint.
@@ -50,6 +61,13 @@ public struct BackupStatus: Sendable {
     public var storedBytes: UInt64?
     public var availableBytes: UInt64
     public var features: [Feature]
+
+    public init(path: String, storedBytes: UInt64?, availableBytes: UInt64, features: [Feature] = []) {
+        self.path = path
+        self.storedBytes = storedBytes
+        self.availableBytes = availableBytes
+        self.features = features
+    }
 }
 
 /// Something a machine may lack, with the reason if it does.
@@ -81,8 +99,8 @@ public final class BackupFile: Sendable {
 
     /// Stores a run of pages (`ttm_backup_backup_page`); when it returns they are as safe as the directory makes them.
     @inline(__always)
-    func write(_ pages: UnsafeRawBufferPointer, at offset: Int) -> Files.Written {
-        Files.write(descriptor.number, pages, at: offset, isStableOnlyWhenSynced ? .dataSync : [])
+    func write(_ pages: UnsafeRawBufferPointer, at offset: Int, writeback: Bool = false) -> Files.Written {
+        Files.write(descriptor.number, pages, at: offset, isStableOnlyWhenSynced || writeback ? .dataSync : [])
     }
 
     /// Reads a run back (`ttm_backup_copy_page`); the pages stay.

@@ -181,6 +181,13 @@ public final class BackupDirectory: Backup {
         return ObjectID(rawValue: id)
     }
 
+    public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
+        ids.withLock { ids in
+            if ids.next <= UInt64(floor.rawValue) { ids.next = UInt64(floor.rawValue) + 1 }
+        }
+        return try nextID()
+    }
+
     private static func idsUsedUp(_ path: String) -> EngineError {
         EngineError(.limitReached, "all 4294967295 object ids of \(path) are used up; start with a new store")
     }

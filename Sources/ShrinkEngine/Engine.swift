@@ -1,5 +1,6 @@
 public import Logging
 public import ShrinkLinux
+import Synchronization
 import SystemPackage
 
 /// Pools of buffer objects whose pages go out to a backup and come back.
@@ -19,29 +20,27 @@ public final class Engine: Sendable {
         public var concurrentOperations = 4
         /// Recover leaves at least this much of MemAvailable (/proc/meminfo); nil: the larger of 64 MiB and 1/64 of the machine.
         public var memoryFloor: ByteCount?
+        /// What the pools of this engine may have in memory together; nil: what the machine gives. Together they may be larger than that.
+        public var maximumResident: ByteCount?
+        /// What recover leaves of this process's memory cgroup.
+        public var cgroupReserve = ByteCount.mebibytes(4)
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
 
         public init() {}
     }
 
-    struct State {
-        var pools: [PoolID: Pool] = [:]
-        var objects = ObjectTable()
-        var lru = LRU()
-        var nextPool: UInt32 = 1
-        var strayPages = 0
-        var damagedPages = 0
-        var isShuttingDown = false
-    }
-
     let backup: any Backup
     let configuration: Configuration
     let logger: Logger
-    let state = Monitor(State())
+    let state = Monitor(EngineState())
     let staging: StagingPool
     let team: CopyTeam
-    let floorBytes: UInt64
+    let room: Room
+    let ahead: RecoverAhead
+    /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
+    let availableBackupBytes = Atomic<UInt64>(0)
+    private let highestID = Mutex<UInt32>(0)
 
     /// An engine without pools over a backup.
     public init(backup: any Backup, configuration: Configuration = Configuration(), logger: Logger) throws(EngineError) {
@@ -50,21 +49,19 @@ public final class Engine: Sendable {
         self.logger = logger
         staging = try StagingPool(count: max(1, configuration.concurrentOperations))
         team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
-        if let floor = configuration.memoryFloor {
-            floorBytes = UInt64(max(0, floor.rawValue))
-        } else {
-            let total: UInt64
-            do throws(Errno) { total = try MemoryInfo().total } catch {
-                throw EngineError(.system, "/proc/meminfo can't be read", errno: error)
-            }
-            floorBytes = max(64 << 20, total / 64)
-        }
+        room = try Room(configuration)
+        ahead = RecoverAhead()
+        availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
+
+    deinit { ahead.end() }
 
     // MARK: Pools
 
     /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages.
-    public func createPool(name: String, owner: UInt32, size: ByteCount) throws(EngineError) -> PoolInfo {
+    ///
+    /// `backup`: where its pages go, if not to the engine's own backup.
+    public func createPool(name: String, owner: UInt32, size: ByteCount, backup: (any Backup)? = nil) throws(EngineError) -> PoolInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
             throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) up to 16 TiB")
@@ -79,7 +76,7 @@ public final class Engine: Sendable {
             return PoolID(rawValue: state.nextPool)
         }
         // Made outside the lock; the name is checked once more when it goes in.
-        let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize)
+        let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup)
         try state.withLock { state throws(EngineError) in
             try state.checkFree(name, owner)
             state.pools[id] = pool
@@ -92,23 +89,26 @@ public final class Engine: Sendable {
     /// Destroys a pool and its objects. Busy while one of them is pinned.
     public func destroyPool(_ id: PoolID) throws(EngineError) {
         let ids = try state.withLock { state throws(EngineError) -> [ObjectID] in
-            _ = try state.pool(id)
-            let ids = state.objectIDs(in: id)
-            for object in ids {
-                if let slot = state.objects.slot(of: object), state.objects[slot].pinCount > 0 {
-                    throw EngineError(.busy, "\(id) has pinned objects (\(object) is one); unpin them first")
-                }
+            let pool = try state.pool(id)
+            guard pool.pinnedObjects == 0 else {
+                throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
             }
-            state.pools[id]?.isDying = true
-            return ids
+            pool.isDying = true
+            return state.objectIDs(in: id)
         }
         do throws(EngineError) {
-            for object in ids { try destroyObject(object) }
+            for object in ids {
+                // One that somebody else destroyed meanwhile is fine.
+                do throws(EngineError) { try destroyObject(object) } catch { if error.code != .noSuchObject { throw error } }
+            }
         } catch {
             state.withLock { $0.pools[id]?.isDying = false }
             throw error
         }
-        state.withLock { $0.pools[id] = nil }
+        state.withLock { state in
+            if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
+            state.pools[id] = nil
+        }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
 
@@ -117,12 +117,18 @@ public final class Engine: Sendable {
     }
 
     public func pool(_ id: PoolID) throws(EngineError) -> PoolInfo {
-        let pool = try state.withLock { state throws(EngineError) in try state.pool(id) }
+        let (pool, snapshot) = try state.withLock { state throws(EngineError) in
+            let pool = try state.pool(id)
+            return (pool, (free: pool.allocator.freePages, objects: pool.objectCount, counts: pool.countsWithoutResident))
+        }
         let allocated = pool.allocatedPages
+        var counts = snapshot.counts
+        counts.resident = max(0, min(allocated - counts.resident, counts.empty))
+        counts.empty -= counts.resident
         return PoolInfo(
             id: id, name: pool.name, owner: pool.owner, sizeBytes: ByteCount(pool.sizeBytes),
-            freeBytes: ByteCount(pool.allocator.freePages * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
-            objectCount: pool.objectCount, pages: pool.counts(allocatedPages: allocated))
+            freeBytes: ByteCount(snapshot.free * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
+            objectCount: snapshot.objects, pages: counts)
     }
 
     public func pool(named name: String, owner: UInt32) throws(EngineError) -> PoolInfo {
@@ -143,12 +149,18 @@ public final class Engine: Sendable {
 
     public func status() -> EngineStatus {
         let pools = self.pools()
-        let (objects, known, stray, damaged) = state.withLock { state in
-            (state.objects.count, Set(state.objects.ids), state.strayPages, state.damagedPages)
+        let (objects, backups, stray, damaged) = state.withLock { state in
+            (state.objects.count, state.pools.values.map(\.backup), state.strayPages, state.damagedPages)
         }
         var orphans = 0
-        do throws(EngineError) { orphans = try backup.objects().count { !known.contains($0.rawValue) } } catch {
-            logger.warning("the backup can't be listed", metadata: ["error": "\(error)"])
+        for (index, backup) in ([self.backup] + backups).enumerated()
+        where !([self.backup] + backups)[..<index].contains(where: { $0 === backup }) {
+            do throws(EngineError) {
+                let ids = try backup.objects()
+                orphans += state.withLock { state in ids.count { state.objects.slot(of: $0) == nil } }
+            } catch {
+                logger.warning("the backup can't be listed", metadata: ["error": "\(error)"])
+            }
         }
         let backupStatus = backup.status()
         return EngineStatus(
@@ -166,32 +178,19 @@ public final class Engine: Sendable {
     }
 }
 
-extension Pool {
-    /// What is known without looking at each object: the memory file's blocks, and the words counted as they change.
-    func counts(allocatedPages: Int) -> PageCounts {
-        let resident = max(0, min(allocatedPages - readyPages, objectPages))
-        return PageCounts(
-            resident: resident, zero: zeroPages, backedUp: backedUpPages, empty: max(0, objectPages - resident - zeroPages - backedUpPages))
+extension Engine {
+    /// An id above every id that any backup of this engine ever used.
+    func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
+        let floor = highestID.withLock { $0 }
+        let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
+        highestID.withLock { $0 = max($0, id.rawValue) }
+        return id
     }
 }
 
-extension Engine.State {
-    func checkRunning() throws(EngineError) {
-        if isShuttingDown { throw EngineError(.shuttingDown, "the daemon is stopping; try again when it is back") }
-    }
-
-    func checkFree(_ name: String, _ owner: UInt32) throws(EngineError) {
-        if pools.values.contains(where: { $0.name == name && $0.owner == owner }) {
-            throw EngineError(.nameTaken, "uid \(owner) has a pool named \(name) already; choose another name or destroy it")
-        }
-    }
-
-    func pool(_ id: PoolID) throws(EngineError) -> Pool {
-        guard let pool = pools[id], !pool.isDying else { throw EngineError(.noSuchPool, "there is no \(id)") }
-        return pool
-    }
-
-    func objectIDs(in pool: PoolID?) -> [ObjectID] {
-        objects.slots.lazy.filter { $0.id != 0 && (pool == nil || $0.pool == pool?.rawValue) }.map { ObjectID(rawValue: $0.id) }.sorted()
+extension Pool {
+    /// What is known without looking at each object. `resident` holds the ready pages here, to be taken off what the file has.
+    var countsWithoutResident: PageCounts {
+        PageCounts(resident: readyPages, zero: zeroPages, backedUp: backedUpPages, empty: max(0, objectPages - zeroPages - backedUpPages))
     }
 }

@@ -5,7 +5,8 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable {
         enum Value: Hashable, Sendable {
             case noSuchPool, noSuchObject, nameTaken, invalidName, invalidSize, poolFull, limitReached, busy, notPinned
-            case backupFull, backupFailed, outOfMemory, damaged, interrupted, shuttingDown, unsuitableDirectory, foreignLedger, system
+            case backupFull, backupFailed, outOfMemory, damaged, interrupted, shuttingDown, unsuitableDirectory, foreignLedger, purged,
+                system
         }
         let value: Value
 
@@ -35,6 +36,8 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         public static let unsuitableDirectory = Code(value: .unsuitableDirectory)
         /// The memory file is not a ledger of this version.
         public static let foreignLedger = Code(value: .foreignLedger)
+        /// The content was given up for want of memory; the next pin says so and makes it zeros.
+        public static let purged = Code(value: .purged)
         public static let system = Code(value: .system)
     }
 

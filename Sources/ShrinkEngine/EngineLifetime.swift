@@ -6,12 +6,15 @@ extension Engine {
     /// Takes over the pool of an engine that is gone, by its two memory files, and heals it: afterwards each page has one home again.
     ///
     /// Pins ended with the processes that held them.
-    public func adoptPool(file: consuming OwnedDescriptor, ledger ledgerFile: consuming OwnedDescriptor) throws(EngineError) -> (
-        pool: PoolID, healing: HealingReport
-    ) {
+    ///
+    /// `backup`: where its pages are, if not in the engine's own backup.
+    public func adoptPool(
+        file: consuming OwnedDescriptor, ledger ledgerFile: consuming OwnedDescriptor, backup: (any Backup)? = nil
+    ) throws(EngineError) -> (pool: PoolID, healing: HealingReport) {
+        let backup = backup ?? self.backup
         let ledger = try Ledger(reopening: ledgerFile)
         let id = ledger.pool
-        var pool = try Pool(id: id, file: file, ledger: ledger)
+        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup)
         var report = HealingReport()
         var live: Set<UInt32> = []
         var highest: UInt32 = 0
@@ -36,7 +39,7 @@ extension Engine {
                 objects.append(
                     BufferObject(
                         id: record.id, pool: id.rawValue, record: UInt32(index), firstPage: record.firstPage, pageCount: record.pageCount,
-                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal))
+                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content))
             }
         }
         pool.adoptRecords(live: live, highest: highest)
@@ -46,32 +49,35 @@ extension Engine {
             let reserved = ReservedObject(
                 id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
                 faults: nil)
-            report += try reserved.heal()
-            for page in 0..<table.count {
-                switch table.state(page) {
-                case .backedUp: objects[index].backedUpPages += 1
-                case .zero: objects[index].zeroPages += 1
-                default: break
-                }
+            if objects[index].content == .purged || objects[index].content == .replaced {
+                // Given up already: finished, so that nothing of it is taken for content.
+                try reserved.forget()
+                objects[index].purgedPages = UInt32(table.count)
+                objects[index].isExhausted = true
+                continue
             }
-            pool.backedUpPages += Int(objects[index].backedUpPages)
-            pool.zeroPages += Int(objects[index].zeroPages)
-            pool.objectPages += table.count
+            report += try reserved.heal()
+            let counts = table.countByState()
+            objects[index].backedUpPages = UInt32(counts.backedUp)
+            objects[index].zeroPages = UInt32(counts.zero)
         }
-        pool.objectCount = objects.count
-        pool.readyPages = max(
-            0,
-            pool.allocatedPages
-                - (objects.reduce(0) { $0 + ((try? pool.file.residentPages(first: Int($1.firstPage), count: Int($1.pageCount))) ?? 0) }))
-        try state.withLock { [pool, objects] state throws(EngineError) in
+        var resident = 0
+        for object in objects {
+            resident += (try? pool.file.residentPages(first: Int(object.firstPage), count: Int(object.pageCount))) ?? 0
+        }
+        let ready = max(0, pool.allocatedPages - resident)
+        objects.sort { $0.id < $1.id }
+        try state.withLock { [objects] state throws(EngineError) in
             guard state.pools[id] == nil else { throw EngineError(.nameTaken, "\(id) is here already") }
+            for object in objects where state.objects.slot(of: ObjectID(rawValue: object.id)) != nil {
+                throw EngineError(.foreignLedger, "object \(object.id) is here already; the pools' ledgers do not belong to one engine")
+            }
             state.pools[id] = pool
             state.nextPool = max(state.nextPool, id.rawValue + 1)
             for object in objects {
-                let slot = state.objects.insert(object)
-                state.lru.reserveSlots(state.objects.capacity)
-                state.lru.touch(slot, object.priority)
+                _ = state.insert(object, in: pool)
             }
+            state.addReady(ready, to: pool)
             state.damagedPages += report.lost
         }
         logger.notice(
@@ -99,8 +105,10 @@ extension Engine {
     /// A clean end: removes the backups of all objects. Their content is gone. Returns those that could not be removed.
     public func removeAllBackups() -> [ObjectID] {
         beginShutdown()
-        let ids = state.withLock { $0.objectIDs(in: nil) }
-        return ids.filter { id in
+        let ids = state.withLock { state in
+            state.objectIDs(in: nil).compactMap { id in state.objects.slot(of: id).map { (id, state.pool(of: $0).backup) } }
+        }
+        return ids.filter { id, backup in
             do throws(EngineError) {
                 try backup.remove(id)
                 return false
@@ -108,7 +116,7 @@ extension Engine {
                 logger.error("the backup of an object can't be removed", metadata: ["object": "\(id.rawValue)", "error": "\(error)"])
                 return true
             }
-        }
+        }.map(\.0)
     }
 }
 

@@ -14,48 +14,56 @@ extension Engine {
             throw EngineError(.invalidSize, "an object of \(size) is not possible; give 1 byte to 1 TiB")
         }
         let count = (size.rawValue + basePageSize - 1) / basePageSize
-        let (pool, first, record) = try state.withLock { state throws(EngineError) -> (Pool, Int, UInt32) in
-            try state.checkRunning()
-            let pool = try state.pool(poolID)
-            guard let record = state.pools[poolID]?.takeRecord() else {
-                throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
-            }
-            guard let first = state.pools[poolID]?.allocator.allocate(count: count) else {
-                state.pools[poolID]?.giveBackRecord(record)
+        try at(.allocate)
+        let pool = try state.withLock { state throws(EngineError) in try state.pool(poolID) }
+        // A client may fill it at once and asks nobody then, so the configured limit is met now.
+        try staging.withStaging { (staging) throws(EngineError) in
+            try room.admit(count * basePageSize, engine: self, staging)
+        }
+        let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
+            do throws(EngineError) {
+                try state.checkRunning()
+                guard try state.pool(poolID) === pool, let record = pool.takeRecord() else {
+                    throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
+                }
+                if let first = pool.allocator.allocate(count: count) { return .success((first, record)) }
+                pool.giveBackRecord(record)
+                if pool.blocksOut > 0 { return nil }
                 throw EngineError(
                     .poolFull,
                     "\(poolID) has no free range of \(count * basePageSize) bytes (\(pool.allocator.freePages * basePageSize) are free in all); destroy objects or make a larger pool"
                 )
+            } catch {
+                return .failure(error)
             }
-            return (pool, first, record)
         }
+        let (first, record) = try place.get()
         do throws(EngineError) {
             try clean(pool, first, count)
-            let id = try backup.nextID()
-            try backup.create(id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
-            let slot = pool.ledger.record(Int(record))
-            slot.id = id.rawValue
-            slot.firstPage = UInt32(first)
-            slot.pageCount = UInt32(count)
-            slot.priority = UInt32(priority.rawValue)
-            slot.sizeBytes = UInt64(size.rawValue)
-            slot.name = name
-            slot.state = ObjectRecord.State.live
+            let id = try nextID(from: pool.backup)
+            try pool.backup.create(
+                id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
+            let entry = pool.ledger.record(Int(record))
+            entry.id = id.rawValue
+            entry.firstPage = UInt32(first)
+            entry.pageCount = UInt32(count)
+            entry.priority = UInt32(priority.rawValue)
+            entry.content = .kept
+            entry.sizeBytes = UInt64(size.rawValue)
+            entry.name = name
+            entry.state = ObjectRecord.State.live
             state.withLock { state in
-                _ = state.objects.insert(
+                _ = state.insert(
                     BufferObject(
                         id: id.rawValue, pool: poolID.rawValue, record: record, firstPage: UInt32(first), pageCount: UInt32(count),
-                        pinCount: 1,
-                        priority: priority))
-                state.lru.reserveSlots(state.objects.capacity)
-                state.pools[poolID]?.objectCount += 1
-                state.pools[poolID]?.objectPages += count
+                        pinCount: 1, priority: priority),
+                    in: pool)
             }
             return try object(id)
         } catch {
             state.withLock { state in
-                state.pools[poolID]?.allocator.release(first: first, count: count)
-                state.pools[poolID]?.giveBackRecord(record)
+                pool.allocator.release(first: first, count: count)
+                pool.giveBackRecord(record)
             }
             throw error
         }
@@ -65,32 +73,35 @@ extension Engine {
     private func clean(_ pool: Pool, _ first: Int, _ count: Int) throws(EngineError) {
         do throws(Errno) {
             let freed = try pool.file.freePages(first: first, count: count)
-            state.withLock { state in
-                let ready = state.pools[pool.id]?.readyPages ?? 0
-                state.pools[pool.id]?.readyPages = max(0, ready - freed)
-            }
+            state.withLock { state in state.addReady(-freed, to: pool) }
         } catch {
             throw EngineError(.system, "cleaning a recycled range of \(pool.id) failed", errno: error)
         }
     }
 
     /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own, have it pinned.
+    ///
+    /// Who shrinks it meanwhile frees its pages without a copy, and a recover of it stops at its next run.
     public func destroyObject(_ id: ObjectID, ownPins: Int = 0) throws(EngineError) {
-        let slot = try reserve(id)
-        let (object, pool) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool) in
-            let object = state.objects[slot]
-            guard Int(object.pinCount) <= ownPins, let pool = state.pools[PoolID(rawValue: object.pool)] else {
-                state.objects[slot].reservation = .free
-                throw EngineError(.busy, "\(id) is pinned; unpin it first")
+        try state.withLock { state throws(EngineError) in
+            let slot = try state.slot(id)
+            guard Int(state.objects[slot].pinCount) <= ownPins else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            state.change(slot) { $0.life = .ending }
+        }
+        guard case .reserved(let slot) = reserve(id, .wait, isEnding: true) else {
+            state.withLock { state in
+                if let slot = state.objects.slot(of: id), state.objects[slot].life == .ending { state.change(slot) { $0.life = .live } }
             }
-            state.objects[slot].reservation = .dying
-            state.lru.remove(slot)
-            return (object, pool)
+            throw EngineError(.interrupted, "the wait for \(id) was stopped; nothing changed, ask again")
+        }
+        let (object, pool) = state.withLock { state in
+            state.change(slot) { $0.life = .gone }
+            return (state.objects[slot], state.pool(of: slot))
         }
         defer { state.notifyAll() }
         let record = pool.ledger.record(Int(object.record))
         record.state = ObjectRecord.State.dying
-        do throws(EngineError) { try backup.remove(id) } catch {
+        do throws(EngineError) { try pool.backup.remove(id) } catch {
             // The content is unwanted anyway; what stays behind is counted as an orphan.
             logger.warning("the backup of a destroyed object stays behind", metadata: ["object": "\(id.rawValue)", "error": "\(error)"])
         }
@@ -100,67 +111,11 @@ extension Engine {
         let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
         record.state = ObjectRecord.State.free
         state.withLock { state in
-            state.objects.remove(slot)
-            guard state.pools[pool.id] != nil else { return }
-            state.pools[pool.id]?.allocator.release(first: first, count: count)
-            state.pools[pool.id]?.giveBackRecord(object.record)
-            state.pools[pool.id]?.objectCount -= 1
-            state.pools[pool.id]?.objectPages -= count
-            state.pools[pool.id]?.backedUpPages -= Int(object.backedUpPages)
-            state.pools[pool.id]?.zeroPages -= Int(object.zeroPages)
-            state.pools[pool.id]?.readyPages += ready
-        }
-    }
-
-    // MARK: Pins
-
-    /// Brings the object's pages back if need be, then keeps them until `unpin`. Pins count.
-    public func pin(_ id: ObjectID) throws(EngineError) {
-        while try !pinIfResident(id) {
-            try staging.withStaging { (staging) throws(EngineError) in
-                let slot = try reserve(id)
-                defer { release(slot) }
-                let outcome = recoverReserved(slot, staging) { _ in true }
-                if let failure = outcome.failure { throw failure }
-            }
-        }
-    }
-
-    /// False if pages are in the backup.
-    private func pinIfResident(_ id: ObjectID) throws(EngineError) -> Bool {
-        let slot = try reserve(id)
-        defer { release(slot) }
-        let isResident = state.withLock { state -> Bool in
-            guard state.objects[slot].backedUpPages == 0 else { return false }
-            state.objects[slot].pinCount += 1
-            state.lru.remove(slot)
-            return true
-        }
-        if isResident { forgetZeroWords(slot) }
-        return isResident
-    }
-
-    /// Zero words are a hint that a writer may now make untrue.
-    private func forgetZeroWords(_ slot: UInt32) {
-        let (object, ledger) = state.withLock { state in
-            (state.objects[slot], state.pools[PoolID(rawValue: state.objects[slot].pool)]?.ledger)
-        }
-        guard object.zeroPages > 0, let ledger else { return }
-        let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
-        for page in 0..<table.count where table.isZero(page) { table.set(page, .resident) }
-        state.withLock { state in
-            state.objects[slot].zeroPages = 0
-            state.pools[PoolID(rawValue: object.pool)]?.zeroPages -= Int(object.zeroPages)
-        }
-    }
-
-    /// Undoes one `pin`. The last one makes the object shrinkable.
-    public func unpin(_ id: ObjectID) throws(EngineError) {
-        try state.withLock { state throws(EngineError) in
-            let slot = try state.slot(id)
-            guard state.objects[slot].pinCount > 0 else { throw EngineError(.notPinned, "\(id) is not pinned") }
-            state.objects[slot].pinCount -= 1
-            if state.objects[slot].pinCount == 0 { state.lru.touch(slot, state.objects[slot].priority) }
+            state.release(slot)
+            state.remove(slot, from: pool)
+            pool.allocator.release(first: first, count: count)
+            pool.giveBackRecord(object.record)
+            state.addReady(ready, to: pool)
         }
     }
 
@@ -180,14 +135,12 @@ extension Engine {
         return ObjectInfo(
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
             offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority, pinCount: Int(object.pinCount),
-            pages: pages)
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, pages: pages)
     }
 
     /// Objects in ascending order of id, those after `after`, at most `limit`.
     public func objects(in pool: PoolID?, after: ObjectID? = nil, limit: Int) -> [ObjectInfo] {
-        let ids = state.withLock { $0.objectIDs(in: pool) }
-        let start = after.map { after in ids.partitioningIndex { $0 > after } } ?? 0
-        return ids[start...].prefix(max(0, limit)).compactMap { try? object($0) }
+        state.withLock { $0.objectIDs(in: pool, after: after?.rawValue ?? 0, limit: limit) }.compactMap { try? object($0) }
     }
 
     /// Copies an object's content without changing any page's state; returns the bytes read, less at the object's end.
@@ -195,8 +148,11 @@ extension Engine {
         try staging.withStaging { (staging) throws(EngineError) -> Int in
             let slot = try reserve(id)
             defer { release(slot) }
-            let reserved = try reservedObject(slot)
-            let size = try sizeBytes(slot)
+            let reserved = reservedObject(slot)
+            let size = sizeBytes(slot)
+            guard !state.withLock({ $0.objects[slot].content == .purged || $0.objects[slot].content == .replaced }) else {
+                throw EngineError(.purged, "the content of \(id) was given up; pin it to have it as zeros")
+            }
             guard offset.rawValue >= 0, offset.rawValue <= size else {
                 throw EngineError(.invalidSize, "offset \(offset.rawValue) is beyond the end of \(id), which has \(size) bytes")
             }
@@ -208,57 +164,25 @@ extension Engine {
         }
     }
 
-    private func sizeBytes(_ slot: UInt32) throws(EngineError) -> Int {
-        try state.withLock { state throws(EngineError) in
+    private func sizeBytes(_ slot: UInt32) -> Int {
+        state.withLock { state in Int(state.pool(of: slot).ledger.record(Int(state.objects[slot].record)).sizeBytes) }
+    }
+
+    /// The object as shrink and recover see it. The caller holds the reservation, so the object and its pool stay.
+    func reservedObject(_ slot: UInt32) -> ReservedObject {
+        state.withLock { state in
             let object = state.objects[slot]
-            return Int(try state.pool(PoolID(rawValue: object.pool)).ledger.record(Int(object.record)).sizeBytes)
-        }
-    }
-
-    // MARK: Reservations
-
-    /// Waits for the object's reservation and takes it. Who needs a staging buffer takes that first, or two could wait for each other.
-    func reserve(_ id: ObjectID) throws(EngineError) -> UInt32 {
-        let result = state.wait { state -> Result<UInt32, EngineError>? in
-            do throws(EngineError) {
-                let slot = try state.slot(id)
-                guard state.objects[slot].reservation == .free else { return nil }
-                state.objects[slot].reservation = .held
-                return .success(slot)
-            } catch {
-                return .failure(error)
-            }
-        }
-        return try result.get()
-    }
-
-    func release(_ slot: UInt32) {
-        state.withLock { $0.objects[slot].reservation = .free }
-        state.notifyAll()
-    }
-
-    /// The object as shrink and recover see it. The caller holds the reservation.
-    func reservedObject(_ slot: UInt32) throws(EngineError) -> ReservedObject {
-        try state.withLock { state throws(EngineError) in
-            let object = state.objects[slot]
-            guard let pool = state.pools[PoolID(rawValue: object.pool)] else {
-                throw EngineError(.noSuchPool, "there is no \(PoolID(rawValue: object.pool))")
-            }
+            let pool = state.pool(of: slot)
             return ReservedObject(
                 id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
-                table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: backup,
+                table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
                 faults: configuration.faults)
         }
     }
-}
 
-extension Engine.State {
-    /// An object that is not being destroyed.
-    func slot(_ id: ObjectID) throws(EngineError) -> UInt32 {
-        guard let slot = objects.slot(of: id), objects[slot].reservation != .dying else {
-            throw EngineError(.noSuchObject, "there is no \(id)")
-        }
-        return slot
+    /// A fault point that belongs to no object.
+    func at(_ point: FaultPoint) throws(EngineError) {
+        if let error = configuration.faults?(point, ObjectID(rawValue: 0), PageIndex(rawValue: 0)) { throw error }
     }
 }
 
@@ -266,18 +190,5 @@ extension PageTable {
     /// All words to empty, touching only those that are not.
     func clear() {
         for page in 0..<count where state(page) != .empty { set(page, .empty) }
-    }
-}
-
-extension Array {
-    /// The first index whose element satisfies a predicate that holds for a suffix of the array.
-    func partitioningIndex(where predicate: (Element) -> Bool) -> Int {
-        var low = 0
-        var high = count
-        while low < high {
-            let middle = low + (high - low) / 2
-            if predicate(self[middle]) { high = middle } else { low = middle + 1 }
-        }
-        return low
     }
 }

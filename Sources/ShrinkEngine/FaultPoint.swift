@@ -2,16 +2,26 @@
 ///
 /// The kernel's counterpart is `backup_fault_inject` with two sites; here each step has one.
 public enum FaultPoint: String, Sendable, CaseIterable {
+    // Before anything is changed.
+    case allocate
+    case reserve
+    case room
+    /// Between two runs, as if the caller had just cancelled.
+    case cancel
     // Shrink: copy out → words → free.
     case beforeCopyOut
     case afterCopyOut
     case betweenWords
     case afterWords
     case afterFree
+    /// Content is given up, nothing is freed yet.
+    case afterPurgeMark
+    case betweenPurgeRuns
     // Recover: copy in → words → drop.
     case beforeCopyIn
     case afterCopyIn
     case afterRecoverWords
+    case beforeDrop
     case afterDrop
 }
 

@@ -46,6 +46,11 @@ struct ObjectRecord {
         get { field(16).pointee }
         nonmutating set { field(16).pointee = newValue }
     }
+    /// What the owner wants of the content (`BufferObject.Content`); set before the first page goes.
+    var content: BufferObject.Content {
+        get { BufferObject.Content(rawValue: UInt8(truncatingIfNeeded: SharedWord32(field(20)).load())) ?? .kept }
+        nonmutating set { SharedWord32(field(20)).store(UInt32(newValue.rawValue)) }
+    }
     /// Bytes asked for; the rest of the last page is the object's too.
     var sizeBytes: UInt64 {
         get { (base + 24).assumingMemoryBound(to: UInt64.self).pointee }

@@ -33,6 +33,12 @@ struct ShrinkOutcome {
     var zeroPages = 0
     var freedPages = 0
     var storedBytes = 0
+    var isStoredInMemory = false
+    /// Freed without a copy.
+    var purgedPages = 0
+    /// Words that were backed up and are purged now.
+    var droppedPages = 0
+    var purgedWordsDelta = 0
     /// Change of the number of words that say zero; a zero page that was written since is one less.
     var zeroWordsDelta = 0
     /// Pages that a client wrote while the backup had them: the backup wins, they are freed.
@@ -45,13 +51,13 @@ struct ShrinkOutcome {
 extension ReservedObject {
     /// Frees pages until `goalPages` are freed or none is left. A failure at page k leaves every page before k backed up and every page from k on
     /// resident.
-    func shrink(goalPages: Int, _ staging: Staging, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
+    func shrink(goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
         var outcome = ShrinkOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
             let storedBefore = file.storedBytes()
             defer { outcome.storedBytes = file.storedBytes() - storedBefore }
-            try shrink(goalPages, file, staging, &outcome, progress)
+            try shrink(goalPages, writeback, file, staging, &outcome, progress)
             outcome.isExhausted = try nextExtent(from: 0) == nil
         } catch {
             outcome.failure = error
@@ -60,7 +66,8 @@ extension ReservedObject {
     }
 
     private func shrink(
-        _ goalPages: Int, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome, _ progress: (ShrinkOutcome) -> Bool
+        _ goalPages: Int, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
+        _ progress: (ShrinkOutcome) -> Bool
     ) throws(EngineError) {
         var page = 0
         var extentEnd = 0
@@ -70,11 +77,17 @@ extension ReservedObject {
                 guard let extent = try nextExtent(from: page) else { return }
                 (page, extentEnd) = (extent.lowerBound, extent.upperBound)
             }
-            let run = page..<min(page + EngineLimits.runPages, extentEnd)
+            let run = page..<min(page + min(EngineLimits.runPages, goalPages - outcome.freedPages), extentEnd)
+            try at(.cancel, run.lowerBound)
             try at(.beforeCopyOut, run.lowerBound)
             try readPool(run, staging)
             outcome.scannedPages += run.count
-            let (done, failure) = copyOut(run, file, staging, &outcome)
+            var (done, failure) = copyOut(run, writeback, file, staging)
+            if failure?.code == .backupFull, writeback {
+                // What lies in the first tier goes to the next one now; then there is room, or there is none.
+                do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
+                (done, failure) = copyOut(run, writeback, file, staging)
+            }
             if done > 0 {
                 try at(.afterCopyOut, run.lowerBound)
                 try setWords(run.lowerBound..<run.lowerBound + done, staging, &outcome)
@@ -90,7 +103,7 @@ extension ReservedObject {
     }
 
     /// Pages that take memory in the pool, at or after `page`.
-    private func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
+    func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
         guard page < pageCount else { return nil }
         do throws(Errno) {
             let end = poolOffset(pageCount)
@@ -113,7 +126,7 @@ extension ReservedObject {
 
     /// Stores the pages of a run that need it. Returns how many pages from the start are safe, zeros included, and why it stopped there.
     private func copyOut(
-        _ run: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
+        _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
     ) -> (done: Int, failure: EngineError?) {
         var i = 0
         while i < run.count {
@@ -123,7 +136,8 @@ extension ReservedObject {
             }
             var end = i + 1
             while end < run.count, needsBackup(run.lowerBound + end, staging.pages(end..<end + 1)) { end += 1 }
-            let written = file.write(UnsafeRawBufferPointer(staging.pages(i..<end)), at: (run.lowerBound + i) * basePageSize)
+            let written = file.write(
+                UnsafeRawBufferPointer(staging.pages(i..<end)), at: (run.lowerBound + i) * basePageSize, writeback: writeback)
             if let error = written.error {
                 return (
                     i + written.bytes / basePageSize,
@@ -160,7 +174,7 @@ extension ReservedObject {
         }
     }
 
-    private func free(_ pages: Range<Int>) throws(EngineError) {
+    func free(_ pages: Range<Int>) throws(EngineError) {
         do throws(Errno) {
             try Files.punch(poolFile.number, at: poolOffset(pages.lowerBound), length: pages.count * basePageSize)
         } catch {

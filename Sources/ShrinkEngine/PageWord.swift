@@ -15,6 +15,21 @@ public enum PageState: Sendable, Equatable {
     case purged
 }
 
+extension PageState {
+    /// The state machine (reference §1.5): a live handle sits in its own slot only, content goes out once and comes back once, and what was purged comes
+    /// back through empty.
+    func mayBecome(_ next: PageState, at page: Int) -> Bool {
+        switch (self, next) {
+        case (_, .purged), (_, .empty): true
+        case (.purged, _): false
+        case (.backedUp, .resident): true
+        case (.backedUp, _): false
+        case (_, .backedUp(let handle)): handle == Handle(PageIndex(rawValue: page))
+        default: true
+        }
+    }
+}
+
 /// One 64-bit word: a tag in the low three bits, the handle above. 0 is `empty`, so a fresh ledger is all empty.
 struct PageWord {
     private enum Tag {
@@ -82,7 +97,26 @@ struct PageTable {
     func state(_ page: Int) -> PageState { PageWord.decode(slot(page).load()) ?? .backedUp(Handle(PageIndex(rawValue: page))) }
 
     @inline(__always)
-    func set(_ page: Int, _ state: PageState) { slot(page).store(PageWord.encode(state)) }
+    func set(_ page: Int, _ state: PageState) {
+        assert(self.state(page).mayBecome(state, at: page), "a page may not go from \(self.state(page)) to \(state)")
+        slot(page).store(PageWord.encode(state))
+    }
+
+    /// Words by state, counted afresh; for healing and for checks.
+    func countByState() -> PageCounts {
+        var counts = PageCounts()
+        for page in 0..<count {
+            switch state(page) {
+            case .empty, .purged: counts.empty += 1
+            case .resident: counts.resident += 1
+            case .zero: counts.zero += 1
+            case .backedUp: counts.backedUp += 1
+            }
+        }
+        return counts
+    }
+
+    var purgedPages: Int { (0..<count).count { state($0) == .purged } }
 
     /// The end of the run of backed-up pages that starts at `page`, at most `limit` long.
     func endOfBackedUp(from page: Int, limit: Int) -> Int {

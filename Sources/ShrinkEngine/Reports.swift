@@ -20,6 +20,8 @@ public struct ShrinkResult: Sendable, Equatable {
     public var scannedPages = 0
     public var backedUpPages = 0
     public var zeroPages = 0
+    /// Freed without a copy: the content was expendable.
+    public var purgedPages = 0
     /// Blocks the pool files lost, ready ones included.
     public var freedBytes = ByteCount.zero
     /// Growth of the store.
@@ -90,6 +92,10 @@ public struct ObjectInfo: Sendable {
     public var offsetBytes: ByteCount
     public var priority: Priority
     public var pinCount: Int
+    /// Its content may be given up when memory is short.
+    public var isPurgeable: Bool
+    /// Its content was given up; the next pin says so.
+    public var isPurged: Bool
     public var pages: PageCounts
 }
 

@@ -48,7 +48,7 @@ public struct ObjectID: RawRepresentable, Hashable, Comparable, Sendable, Custom
 }
 
 /// The order of reclaim: lower priorities go first (TTM_MAX_BO_PRIORITY is 4 as well).
-public enum Priority: UInt8, Sendable, CaseIterable, Comparable {
+public enum Priority: UInt8, Sendable, CaseIterable, Comparable, BitwiseCopyable {
     case lowest = 0
     case low = 1
     case normal = 2
@@ -90,4 +90,7 @@ public enum EngineLimits {
     public static let runPages = 256
     /// Open `data` files kept for reuse.
     public static let openBackupFiles = 1024
+    public static let bulkMoves = 1 << 16
+    /// Callers that may hold several reservations at once.
+    public static let tickets = 64
 }

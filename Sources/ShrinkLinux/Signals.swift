@@ -31,6 +31,7 @@ public enum Signal {
     public static let interrupt: CInt = SIGINT
     public static let terminate: CInt = SIGTERM
     public static let kill: CInt = SIGKILL
+    public static let stop: CInt = SIGSTOP
 }
 
 extension ThisProcess {

@@ -29,7 +29,10 @@ private final class Death: Sendable {
 
 /// The engine stops dead at a fault point; another takes over the pool from its two memory files.
 @Suite struct HealingTests {
-    @Test(arguments: FaultPoint.allCases) func whereverAnEngineDiesTheNextOneHasEveryPage(_ point: FaultPoint) throws {
+    private static let shrinkPoints: [FaultPoint] = [.cancel, .beforeCopyOut, .afterCopyOut, .betweenWords, .afterWords, .afterFree]
+    private static let recoverPoints: [FaultPoint] = [.room, .beforeCopyIn, .afterCopyIn, .afterRecoverWords, .beforeDrop, .afterDrop]
+
+    @Test(arguments: shrinkPoints + recoverPoints) func whereverAnEngineDiesTheNextOneHasEveryPage(_ point: FaultPoint) throws {
         let seed = testSeed("\(point)")
         var generator = SeededGenerator(seed: seed)
         for round in 0..<4 {
@@ -39,9 +42,9 @@ private final class Death: Sendable {
                 configuration.copyWorkers = 1
                 configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }
             }
-            let objects = try [700, 300].map { try fixture.makeObject(pages: $0) }
+            let objects = try [1500, 300].map { try fixture.makeObject(pages: $0) }
             // Recover points are reached with everything out; shrink points with everything in.
-            let isRecover = [.beforeCopyIn, .afterCopyIn, .afterRecoverWords, .afterDrop].contains(point)
+            let isRecover = Self.recoverPoints.contains(point)
             if isRecover { #expect(fixture.engine.shrink(.all).failure == nil) }
             death.arm()
             let failure = isRecover ? fixture.engine.recover(.all).failure : fixture.engine.shrink(.all).failure
@@ -56,8 +59,8 @@ private final class Death: Sendable {
             case .betweenWords: #expect(healing.punchedInStore > 0 && healing.punchedInPool > 0)
             case .afterWords: #expect(healing.punchedInPool > 0)
             case .afterCopyIn: #expect(healing.punchedInPool > 0)
-            case .afterRecoverWords: #expect(healing.punchedInStore > 0)
-            case .beforeCopyOut, .afterFree, .beforeCopyIn, .afterDrop: #expect(healing == HealingReport())
+            case .afterRecoverWords, .beforeDrop: #expect(healing.punchedInStore > 0)
+            default: #expect(healing == HealingReport())
             }
             for object in objects { #expect(try fixture.mismatches(object, in: next) == [], "seed \(seed)") }
             #expect(next.shrink(.all).failure == nil)
@@ -71,6 +74,29 @@ private final class Death: Sendable {
             #expect(try next.pool(pool).freeBytes.rawValue == free - 1024 * basePageSize)
             #expect(objects.allSatisfy { $0.id != fresh.id })
         }
+    }
+
+    @Test(arguments: [FaultPoint.afterPurgeMark, .betweenPurgeRuns]) func contentThatWasGivenUpNeverComesBackInPieces(_ point: FaultPoint)
+        throws
+    {
+        let death = Death(at: point, hit: 1)
+        let fixture = try EngineFixture { configuration in
+            configuration.copyWorkers = 1
+            configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }
+        }
+        let object = try fixture.makeObject(pages: 700, zeroEvery: 0)
+        _ = fixture.engine.shrink(.bytes(.mebibytes(1)))
+        try fixture.engine.setPurgeable(object.id, true)
+        death.arm()
+        #expect(fixture.engine.shrink(.all).failure?.message == "died at \(point)")
+        let persistent = try fixture.engine.persistentDescriptors(of: fixture.pool)
+        let next = try Engine(backup: try BackupDirectory(path: fixture.backup.path), logger: quiet)
+        let (pool, healing) = try next.adoptPool(file: try persistent.file.duplicate(), ledger: try persistent.ledger.duplicate())
+        #expect(healing.lost == 0)
+        #expect(try next.pool(pool).allocatedBytes == .zero)
+        #expect(try next.pin(object.id).retained == false)
+        for page in 0..<700 { #expect(fixture.bytes(object, page).allSatisfy { $0 == 0 }) }
+        #expect(try next.object(object.id).pages.backedUp == 0)
     }
 
     @Test func pagesMissingInTheStoreAreReportedAndStayMissing() throws {

@@ -92,4 +92,132 @@ import Testing
             #expect(lru.count == 0)
         }
     }
+
+    @Test func bulkMovesKeepTheOrderOfAPlainModel() {
+        let seed = testSeed("bulk order")
+        var generator = SeededGenerator(seed: seed)
+        for _ in 0..<150 {
+            var lru = LRU()
+            lru.reserveSlots(24)
+            var lists = [[UInt32]](repeating: [], count: 4)
+            var bulkOf = [UInt32?](repeating: nil, count: 24)
+            let bulks = [lru.makeBulk(), lru.makeBulk()].compactMap { $0 }
+            func place(_ slot: UInt32, _ priority: Int) {
+                for p in 0..<4 { lists[p].removeAll { $0 == slot } }
+                if let bulk = bulkOf[Int(slot)], let last = lists[priority].lastIndex(where: { bulkOf[Int($0)] == bulk }) {
+                    lists[priority].insert(slot, at: last + 1)
+                } else {
+                    lists[priority].append(slot)
+                }
+            }
+            for _ in 0..<120 {
+                let slot = UInt32.random(in: 0..<24, using: &generator)
+                switch Int.random(in: 0..<8, using: &generator) {
+                case 0..<4:
+                    let priority = Priority.allCases.randomElement(using: &generator) ?? .normal
+                    lru.touch(slot, priority)
+                    place(slot, Int(priority.rawValue))
+                case 4:
+                    lru.remove(slot)
+                    for p in 0..<4 { lists[p].removeAll { $0 == slot } }
+                case 5:
+                    let bulk = Bool.random(using: &generator) ? bulks.randomElement(using: &generator) : nil
+                    let priority = lists.firstIndex { $0.contains(slot) }
+                    lru.setBulk(slot, bulk)
+                    bulkOf[Int(slot)] = bulk
+                    if let priority { place(slot, priority) }
+                default:
+                    guard let bulk = bulks.randomElement(using: &generator) else { break }
+                    lru.bump(bulk: bulk)
+                    for p in 0..<4 {
+                        lists[p] = lists[p].filter { bulkOf[Int($0)] != bulk } + lists[p].filter { bulkOf[Int($0)] == bulk }
+                    }
+                }
+                #expect(order(&lru) == lists.flatMap { $0 }, "seed \(seed)")
+                #expect(lru.count == lists.reduce(0) { $0 + $1.count })
+            }
+        }
+    }
+
+    private func order(_ lru: inout LRU) -> [UInt32] {
+        guard var cursor = lru.makeCursor() else { return [] }
+        var seen: [UInt32] = []
+        while let slot = lru.next(&cursor) { seen.append(slot) }
+        lru.end(cursor)
+        return seen
+    }
+
+    /// A bulk that is bumped while cursors stand in it takes no cursor along (reference §1.1).
+    @Test func cursorsMissNothingWhileBulksMove() {
+        let seed = testSeed("bulk cursor")
+        var generator = SeededGenerator(seed: seed)
+        for _ in 0..<400 {
+            var lru = LRU()
+            lru.reserveSlots(48)
+            let bulks = [lru.makeBulk(), lru.makeBulk(), lru.makeBulk()].compactMap { $0 }
+            for slot in 0..<48 as Range<UInt32> {
+                lru.touch(slot, slot % 3 == 0 ? .low : .normal)
+                if slot >= 16 { lru.setBulk(slot, bulks[Int(slot) % bulks.count]) }
+            }
+            // 0…15 stay where they are; 16…31 only move with their bulks; the others come and go.
+            var seen: [UInt32: Int] = [:]
+            guard var cursor = lru.makeCursor() else { return #expect(Bool(false), "no cursor") }
+            var steps = 0
+            while let slot = lru.next(&cursor) {
+                seen[slot, default: 0] += 1
+                steps += 1
+                #expect(steps < 2000, "an endless walk (seed \(seed))")
+                guard steps < 150 else { continue }
+                let mover = UInt32.random(in: 32..<48, using: &generator)
+                switch Int.random(in: 0..<6, using: &generator) {
+                case 0: lru.remove(mover)
+                case 1: lru.touch(mover, slot % 2 == 0 ? .low : .normal)
+                case 2: if let bulk = bulks.randomElement(using: &generator) { lru.bump(bulk: bulk) }
+                case 3: lru.setBulk(mover, bulks.randomElement(using: &generator))
+                default: break
+                }
+            }
+            for slot in 0..<16 as Range<UInt32> { #expect(seen[slot] == 1, "seed \(seed)") }
+            for slot in 16..<32 as Range<UInt32> { #expect(seen[slot, default: 0] >= 1, "\(slot) was missed (seed \(seed))") }
+            lru.end(cursor)
+        }
+    }
+
+    @Test func idsAreFoundAmongManyAndAfterMany() {
+        let seed = testSeed("table")
+        var generator = SeededGenerator(seed: seed)
+        var table = ObjectTable()
+        var model: [UInt32: UInt32] = [:]
+        for step in 0..<20_000 {
+            if model.isEmpty || Int.random(in: 0..<5, using: &generator) < (step < 12_000 ? 3 : 1) {
+                let id = UInt32.random(in: 1...40_000, using: &generator)
+                guard model[id] == nil else { continue }
+                model[id] = table.insert(BufferObject(id: id))
+            } else if let (id, slot) = model.first {
+                table.remove(slot)
+                model[id] = nil
+            }
+            let asked = UInt32.random(in: 1...40_000, using: &generator)
+            #expect(table.slot(of: ObjectID(rawValue: asked)) == model[asked], "seed \(seed)")
+        }
+        #expect(table.count == model.count)
+        for (id, slot) in model { #expect(table.slot(of: ObjectID(rawValue: id)) == slot) }
+    }
+
+    @Test func orderedIDsListFromAnyPlace() {
+        var ordered = OrderedIDs()
+        var alive: Set<UInt32> = []
+        for id in [5, 3, 9, 12, 11, 40] as [UInt32] {
+            ordered.insert(id)
+            alive.insert(id)
+        }
+        #expect(Array(ordered.ids) == [3, 5, 9, 11, 12, 40])
+        for id in [9, 3, 40, 5] as [UInt32] {
+            alive.remove(id)
+            ordered.remove(id) { alive.contains($0) }
+        }
+        #expect(ordered.ids.filter { alive.contains($0) } == [11, 12])
+        #expect(ordered.ids.count <= 4)
+        #expect(ordered.ids[ordered.place(after: 11)] == 12)
+    }
 }
