@@ -39,6 +39,7 @@ final class SocketLoop {
             } catch {
                 fatalError("epoll_wait on a descriptor of our own: \(error)")
             }
+            reactor.count { $0.wakeups += 1 }
             obey()
             keepDeadlines()
         }

@@ -106,12 +106,12 @@ import Varlink
         try await withServer(limits) { served in
             let client = try VarlinkClient(path: served.path)
             var numbers: [Int] = []
-            try client.callMore("org.example.test.Count", TestInterface.Count(count: 300, padding: 50_000), timeoutMilliseconds: 10_000) {
+            try client.callMore("org.example.test.Count", TestInterface.Count(count: 60, padding: 50_000), timeoutMilliseconds: 10_000) {
                 (reply) throws(VarlinkFailure) in
                 numbers.append(try reply.decode(TestInterface.Counted.self).number)
                 return .proceed
             }
-            #expect(numbers == Array(1...300))
+            #expect(numbers == Array(1...60))
         }
     }
 
@@ -148,21 +148,18 @@ import Varlink
         }
     }
 
-    @Test func aHangUpUnderAOnewayCallCostsNoProcessorTime() async throws {
-        // The processor time is the whole process's.
-        await #expect(processExitsWith: .success) {
-            try await withServer { served in
-                do {
-                    let client = try RawClient(served.path)
-                    try client.send(#"{"method":"org.example.test.Wait","oneway":true}"#)
-                    #expect(served.observations.wait { $0.calls == 1 })
-                }
-                let before = clock()
-                usleep(500_000)
-                #expect(Double(clock() - before) / Double(CLOCKS_PER_SEC) < 0.1)
-                #expect(served.server.counters.open == 1, "the call's connection was dropped under it")
-                #expect(served.observations.now.cancelled == 0)
+    @Test func aHangUpUnderAOnewayCallDoesNotSpinAndDoesNotEndIt() async throws {
+        try await withServer { served in
+            do {
+                let client = try RawClient(served.path)
+                try client.send(#"{"method":"org.example.test.Wait","oneway":true}"#)
+                #expect(served.observations.wait { $0.calls == 1 })
             }
+            let before = served.server.counters.wakeups
+            usleep(300_000)
+            #expect(served.server.counters.wakeups - before <= 3)
+            #expect(served.server.counters.open == 1, "the call's connection was dropped under it")
+            #expect(served.observations.now.cancelled == 0)
         }
     }
 
@@ -177,9 +174,11 @@ import Varlink
                 let waiting = try RawClient(served.path)
                 #expect(served.counters { $0.acceptRests >= 1 })
                 let rests = served.server.counters.acceptRests
+                let start = MonotonicTime.now()
                 usleep(600_000)
                 // One try in each rest of 200 ms.
-                #expect(served.server.counters.acceptRests - rests <= 5)
+                let passed = MonotonicTime.now().nanoseconds(since: start) / 200_000_000
+                #expect(served.server.counters.acceptRests - rests <= Int(passed) + 2)
                 #expect(served.server.counters.accepted == 1)
                 // Those that are in are served all the while.
                 try first.send(#"{"method":"org.example.test.Echo","parameters":{"text":"in"}}"#)
