@@ -37,11 +37,13 @@ let package = Package(
     targets: [
         // Header-only views of the C libraries.
         .systemLibrary(name: "CShrinkLinux"),
+        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
 
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
         room("ServiceSupport", ["ShrinkLinux", system]),
-        room("PageStore", ["ShrinkLinux", system]),
+        room("PageStore", ["ShrinkLinux", "CLZ4", "CZstd", system]),
 
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
