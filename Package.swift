@@ -49,6 +49,8 @@ let package = Package(
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
+        .executableTarget(
+            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench", swiftSettings: strict),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
 )
