@@ -48,9 +48,16 @@ let package = Package(
         // Tests, one target a room.
         .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
-        tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
+        tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        .target(
+            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
+            swiftSettings: strict),
         .executableTarget(
-            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench", swiftSettings: strict),
+            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
+            swiftSettings: strict),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
 )

@@ -84,7 +84,8 @@ func runPackedBench() {
                     let out = UnsafeMutableRawPointer.allocate(byteCount: 1 << 20, alignment: 64)
                     for offset in stride(from: 0, to: 1 << 20, by: blockBytes) {
                         _ = LZ4_compress_fast_extState(
-                            state, (from.base + (i << 20) + offset).assumingMemoryBound(to: CChar.self), out.assumingMemoryBound(to: CChar.self),
+                            state, (from.base + (i << 20) + offset).assumingMemoryBound(to: CChar.self),
+                            out.assumingMemoryBound(to: CChar.self),
                             CInt(blockBytes), CInt(blockBytes - blockBytes / 16), acceleration)
                     }
                     state.deallocate()
@@ -104,7 +105,8 @@ func runPackedBench() {
             let all = objects
             let out = measure(threads: threads, megabytes: megabytes) { i in
                 do throws(Errno) {
-                    let n = try all[i / 4].write(UnsafeRawBufferPointer(start: from.base + (i << 20), count: 1 << 20), at: (i % 4) << 20, .buffered)
+                    let n = try all[i / 4].write(
+                        UnsafeRawBufferPointer(start: from.base + (i << 20), count: 1 << 20), at: (i % 4) << 20, .buffered)
                     if n != 1 << 20 { print("short write of \(n)") }
                 } catch { print("write: \(error)") }
             }
@@ -112,7 +114,8 @@ func runPackedBench() {
             let space = store.space
             let back = measure(threads: threads, megabytes: megabytes) { i in
                 do throws(Errno) {
-                    _ = try all[i / 4].read(into: UnsafeMutableRawBufferPointer(start: into.base + (i << 20), count: 1 << 20), at: (i % 4) << 20)
+                    _ = try all[i / 4].read(
+                        into: UnsafeMutableRawBufferPointer(start: into.base + (i << 20), count: 1 << 20), at: (i % 4) << 20)
                 } catch { print("read: \(error)") }
             }
             show("\(threads) threads  read", back)

@@ -93,4 +93,18 @@ struct ObjectHeader: Equatable {
     private static func sum(_ copy: UnsafeRawPointer) -> UInt32 {
         Checksum.bytes(copy + 12, copyBytes - 12, continuing: Checksum.bytes(copy, 8))
     }
+
+    /// Stands in for a header of which both copies are damaged: the object ends where its last page ends.
+    static func guessed(from index: borrowing ObjectIndex, object: UInt32) -> ObjectHeader {
+        var header = ObjectHeader(object: object)
+        header.created = .now()
+        header.modified = header.created
+        header.changed = header.created
+        var page = 0
+        while let run = index.run(from: page, limit: index.capacity) {
+            for page in run where !index.entry(page).isAbsent { header.sizeBytes = (page + 1) * basePageSize }
+            page = run.upperBound
+        }
+        return header
+    }
 }

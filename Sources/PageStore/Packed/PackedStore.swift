@@ -85,22 +85,10 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
     private func map(_ id: StoredObjectID) throws(Errno) -> PackedObject {
         let file = try Files.open(id.description, [.readWrite, .noFollow], at: objectsDirectory.number)
         let index = try ObjectIndex(file, pages: 0)
-        let header = ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity) ?? Self.guess(id, index.capacity, index)
+        let header =
+            ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity)
+            ?? ObjectHeader.guessed(from: index, object: id.rawValue)
         return PackedObject(id, core, index, header)
-    }
-
-    /// Stands in for a header of which both copies are damaged: the size is where the last page ends.
-    private static func guess(_ id: StoredObjectID, _ capacity: Int, _ index: borrowing ObjectIndex) -> ObjectHeader {
-        var header = ObjectHeader(object: id.rawValue)
-        header.created = .now()
-        header.modified = header.created
-        header.changed = header.created
-        var page = 0
-        while let run = index.run(from: page, limit: capacity) {
-            for page in run where !index.entry(page).isAbsent { header.sizeBytes = (page + 1) * basePageSize }
-            page = run.upperBound
-        }
-        return header
     }
 
     /// Keeps an object mapped, unmapping others that nobody uses when there are too many.
@@ -183,6 +171,14 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
     }
 
     var objectCount: Int { objectTable.withLock { $0.ids.count } }
+
+    // MARK: Upkeep, which the store's own thread does as well
+
+    /// Compacts the segment with most to gain; false if none has enough dead bytes, or nothing came of it.
+    public func cleanOneSegment() -> Bool { cleaner.cleanOne(urgent: false) }
+
+    /// Moves segments of the options' age to the next tier; false if there were none.
+    public func moveAgedSegments() -> Bool { mover.moveAged(now: UInt32(truncatingIfNeeded: FileTime.now().seconds)) }
 
     // MARK: Closing
 

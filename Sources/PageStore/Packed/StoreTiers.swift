@@ -6,7 +6,11 @@ struct StoreTiers {
     let tiers: [StoreTier]
     let signature: StoreSignature
 
-    static func open(_ directories: [String], _ options: PackedOptions) throws(StoreError) -> StoreTiers {
+    /// The other tiers' paths, one a line, for `backupfs check` of the first.
+    static let listName = "tiers"
+
+    /// `mayMake`: an empty directory becomes a tier.
+    static func open(_ directories: [String], _ options: PackedOptions, mayMake: Bool = true) throws(StoreError) -> StoreTiers {
         var tiers: [StoreTier] = []
         var found: [Place] = []
         for (number, path) in directories.enumerated() { found.append(try look(path, number)) }
@@ -31,6 +35,7 @@ struct StoreTiers {
                     )
                 }
             } else {
+                guard mayMake else { throw StoreError(.foreign, "\(place.path) holds no packed store; give the directory of one") }
                 if number == 0, known != nil {
                     options.report("\(place.path) is empty: the first tier is lost, objects are what the next tier's index copies tell")
                 }
@@ -46,6 +51,14 @@ struct StoreTiers {
                         number: number, path: place.path, directory: place.directory, signature: place.file, inMemory: place.kind == .memory
                     ))
             } catch { throw StoreError(.system, "\(place.path): its segments can't be opened", errno: error) }
+        }
+        if mayMake, let first = tiers.first {
+            let list = directories.map { $0 + "\n" }.joined()
+            do throws(Errno) {
+                try Files.replaceContents(of: listName, at: first.directory.number, with: Array(list.utf8))
+            } catch {
+                if error != .noSpace { throw StoreError(.system, "\(first.path): the list of tiers can't be written", errno: error) }
+            }
         }
         return StoreTiers(tiers: tiers, signature: StoreSignature(identity: identity, tier: 0, segmentBytes: segmentBytes))
     }
