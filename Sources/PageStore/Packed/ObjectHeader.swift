@@ -2,8 +2,8 @@ import ShrinkLinux
 
 /// The first kilobyte of an index file: what is known of the object, twice.
 ///
-/// The two copies are written in turn, each with a number that grows and a checksum, so that a copy half written by a process that
-/// died leaves the other.
+/// Both copies are written at every change, one after the other, with a number that grows and a checksum: a process that dies in
+/// one leaves the other whole, as it was before or as it is now, and a flipped bit in one of them loses nothing.
 ///
 ///     0 magic 8 · 8 CRC-32C of the copy 4 · 12 version 4 · 16 turn 8 · 24 store 16 · 40 object 4 · 44 priority 1, owner 1 and name 2 bytes long
 ///     48 size 8 · 56 created 8 + 4 · 72 modified 8 + 4 · 88 changed 8 + 4 · 104 owner ≤ 24 · 128 name ≤ 384
@@ -62,10 +62,13 @@ struct ObjectHeader: Equatable {
         name = text(128, min(Self.nameLimit + 1, Int(base.load(fromByteOffset: 46, as: UInt16.self))))
     }
 
-    /// Writes the copy whose turn it is.
     mutating func write(to base: UnsafeMutableRawPointer, store: StoreIdentity) {
         turn += 1
-        let copy = base + Int(turn & 1) * Self.copyBytes
+        write(copy: base, store)
+        write(copy: base + Self.copyBytes, store)
+    }
+
+    private func write(copy: UnsafeMutableRawPointer, _ store: StoreIdentity) {
         copy.initializeMemory(as: UInt8.self, repeating: 0, count: Self.copyBytes)
         copy.storeBytes(of: UInt32(StoreSignature.version), toByteOffset: 12, as: UInt32.self)
         copy.storeBytes(of: turn, toByteOffset: 16, as: UInt64.self)
