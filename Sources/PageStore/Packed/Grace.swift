@@ -34,7 +34,7 @@ final class Grace: @unchecked Sendable {
 
     @inline(__always) func unpin(_ slot: Int) {
         AtomicMemory.store(pins + slot * 8, 0)
-        if waiting.load(ordering: .relaxed) > 0 { collect() }
+        collectIfWaiting()
     }
 
     /// Closes `fd` (none if negative) and recycles the segment's number when nobody can be using them any more.
@@ -42,6 +42,11 @@ final class Grace: @unchecked Sendable {
         let now = epoch.add(1, ordering: .sequentiallyConsistent).oldValue
         limbo.withLock { $0.append((now, fd, segment)) }
         waiting.add(1, ordering: .relaxed)
+    }
+
+    /// Unless there is nothing to collect.
+    @inline(__always) func collectIfWaiting() {
+        if waiting.load(ordering: .relaxed) > 0 { collect() }
     }
 
     func collect() {
@@ -57,7 +62,11 @@ final class Grace: @unchecked Sendable {
         }
         for entry in free {
             waiting.subtract(1, ordering: .relaxed)
-            if entry.fd >= 0 { _ = OwnedDescriptor(owning: entry.fd) }
+            if entry.fd >= 0 {
+                let file = OwnedDescriptor(owning: entry.fd)
+                // Room comes back now, even if a process that is just being started still has a copy of the descriptor.
+                if entry.segment != nil { try? Files.truncate(file.number, to: 0) }
+            }
             if let segment = entry.segment { recycled(segment) }
         }
     }

@@ -17,7 +17,7 @@ extension PackedObject {
             if failure == .noSpace {
                 core.counters.noSpace.add(1, ordering: .relaxed)
                 attempt += 1
-                if attempt <= 3, core.makeRoom() { continue }
+                if attempt <= 8, core.makeRoom() { continue }
             }
             throw failure
         }

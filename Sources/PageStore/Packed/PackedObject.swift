@@ -175,6 +175,8 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         }
         KillPoint.entriesRemoved.pass()
         apply(changes)
+        // Not every caller has a worker's context, whose return would do it.
+        core.table.grace.collectIfWaiting()
     }
 
     /// Publishes entries of this object, in order, whose bytes are in place.

@@ -47,28 +47,41 @@ final class SegmentCleaner: Sendable {
         return best?.number
     }
 
-    /// Compacts the segment with most to gain; false if there is none, or nothing came of it.
+    /// Compacts the segment with most to gain; false if there is none, or nothing came of it. Urgent: for a full tier, and as many as
+    /// it takes until the reserve is there again.
     func cleanOne(urgent: Bool) -> Bool {
         core.cleaning.withLock { _ in
-            // A full store takes what it can get.
-            guard let number = victim(deadSharePercent: urgent ? 10 : core.options.deadSharePercent) else {
-                return urgent && sealSpare()
+            var any = false
+            // A compacted segment may free a page less than the reserve takes: then the next one's dead bytes are needed too.
+            for _ in 0..<16 {
+                guard cleanOneLocked(urgent: urgent) else { return any }
+                any = true
+                let isReady = core.reserves.allSatisfy { $0.tier.number > 0 || (try? $0.restore()) != nil }
+                if isReady || !urgent { return true }
             }
-            guard core.table.slot(number).change(.sealed, to: .busy) else { return true }
-            let before = core.table.slot(number).usedBytes
-            let finished = core.pool.withContext { context in
-                let run = CleaningRun(core: core, lookup: lookup, context: context, victim: number, urgent: urgent)
-                return run.run()
-            }
-            core.table.settle(number)
-            core.table.grace.collect()
-            if finished {
-                core.counters.cleanedSegments.add(1, ordering: .relaxed)
-                core.counters.cleanedBytes.add(before, ordering: .relaxed)
-                for reserve in core.reserves { try? reserve.restore() }
-            }
-            return finished
+            return any
         }
+    }
+
+    private func cleanOneLocked(urgent: Bool) -> Bool {
+        // A full store takes what it can get.
+        guard let number = victim(deadSharePercent: urgent ? 2 : core.options.deadSharePercent) else {
+            return urgent && sealSpare()
+        }
+        guard core.table.slot(number).change(.sealed, to: .busy) else { return true }
+        let before = core.table.slot(number).usedBytes
+        let finished = core.pool.withContext { context in
+            func run() -> Bool { CleaningRun(core: core, lookup: lookup, context: context, victim: number, urgent: urgent).run() }
+            // The segment appended to may have had no room behind its end. It is sealed now, and the reserve takes its place.
+            return run() || urgent && context.open[core.table.slot(number).tier].number < 0 && run()
+        }
+        core.table.settle(number)
+        core.table.grace.collect()
+        if finished {
+            core.counters.cleanedSegments.add(1, ordering: .relaxed)
+            core.counters.cleanedBytes.add(before, ordering: .relaxed)
+        }
+        return finished
     }
 
     /// Seals open segments that hold mostly dead bytes, so that they can be compacted. True if there was one.
@@ -236,7 +249,7 @@ private final class CleaningRun {
             core.sealOpen(context, tier)
         }
         if context.open[tier].number < 0 {
-            let number = try core.newSegment(tier: tier, isCleaner: true)
+            let number = try core.newSegment(tier: tier, for: urgent ? .cleanerOfFullTier : .cleaner)
             context.open[tier] = WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes)
         }
     }

@@ -9,9 +9,11 @@ import SystemPackage
 final class SegmentReserve: Sendable {
     static let name = "reserve"
 
-    private let tier: StoreTier
+    let tier: StoreTier
     private let bytes: Int
     private let isThere = Mutex<Bool>(false)
+    // The same, for a look without the lock.
+    private let ready = Atomic<Bool>(false)
 
     init(tier: StoreTier, bytes: Int) {
         self.tier = tier
@@ -20,18 +22,25 @@ final class SegmentReserve: Sendable {
 
     var state: String { isThere.withLock { $0 } ? "\(bytes)" : "0" }
 
+    var isReady: Bool { ready.load(ordering: .acquiring) }
+
     /// Takes over the file of an earlier run if it is whole.
     func find() {
         guard let status = try? Files.status(of: Self.name, at: tier.directory.number) else { return }
         if status.sizeBytes >= bytes, status.allocatedBytes >= bytes {
             isThere.withLock { $0 = true }
+            ready.store(true, ordering: .releasing)
         } else {
             try? Files.remove(Self.name, at: tier.directory.number)
         }
     }
 
     /// Allocates the file unless it is there. ENOSPC if the tier has no room for it.
-    func restore() throws(Errno) {
+    @inline(__always) func restore() throws(Errno) {
+        if !isReady { try allocate() }
+    }
+
+    private func allocate() throws(Errno) {
         try withState { isThere throws(Errno) in
             if isThere { return }
             let file = try Files.open(Self.name, [.readWrite, .create, .noFollow], at: tier.directory.number)
@@ -46,6 +55,7 @@ final class SegmentReserve: Sendable {
             }
             KillPoint.reserveRestored.pass()
             isThere = true
+            ready.store(true, ordering: .releasing)
         }
     }
 
@@ -55,6 +65,7 @@ final class SegmentReserve: Sendable {
             guard isThere else { throw .noSpace }
             let number = try use()
             isThere = false
+            ready.store(false, ordering: .releasing)
             return number
         }
     }

@@ -166,7 +166,7 @@ final class StoreCore: Sendable {
             sealOpen(context, tier)
         }
         if context.open[tier].number < 0 {
-            let number = try newSegment(tier: tier, isCleaner: false)
+            let number = try newSegment(tier: tier, for: .writer)
             context.open[tier] = WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes)
         }
         return (context.open[tier].number, context.open[tier].position + context.staged)
@@ -181,17 +181,26 @@ final class StoreCore: Sendable {
         table.seal(number)
     }
 
-    /// A new segment to append to. The cleaner may have the reserve; a writer gets room only while the reserve is there.
-    func newSegment(tier: Int, isCleaner: Bool) throws(Errno) -> Int {
+    /// Who needs a new segment.
+    enum SegmentUser {
+        /// Gets room only while the reserve is there.
+        case writer
+        case cleaner
+        /// The tier is full: the reserve, whose room is allocated.
+        case cleanerOfFullTier
+    }
+
+    func newSegment(tier: Int, for user: SegmentUser) throws(Errno) -> Int {
         let reserve = reserves[tier]
-        if isCleaner {
-            do throws(Errno) { return try table.make(tier: tier) } catch {
-                guard error == .noSpace else { throw error }
-                return try reserve.take { () throws(Errno) in try table.make(tier: tier, renaming: SegmentReserve.name) }
-            }
+        switch user {
+        case .writer:
+            try admit(tier)
+            try reserve.restore()
+        case .cleaner: break
+        case .cleanerOfFullTier:
+            // Without the reserve writers get nothing, so what is free is the cleaner's.
+            if reserve.isReady { return try reserve.take { () throws(Errno) in try table.make(tier: tier, renaming: SegmentReserve.name) } }
         }
-        try admit(tier)
-        try reserve.restore()
         return try table.make(tier: tier)
     }
 
@@ -211,6 +220,7 @@ final class StoreCore: Sendable {
             let open = context.open[tier]
             do throws(Errno) {
                 try admit(tier)
+                try reserves[tier].restore()
                 if tier > 0 { try budget.spend(staged) }
                 let slot = table.slot(open.number)
                 slot.isDirty = true

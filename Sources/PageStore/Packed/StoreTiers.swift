@@ -90,12 +90,22 @@ struct StoreTiers {
         let bytes: [UInt8]
         do throws(Errno) {
             file = SharedDescriptor(try Files.open(StoreSignature.fileName, [.readWrite, .create, .noFollow], at: directory.number))
-            isOurs = try Files.tryLock(file.number)
+            isOurs = try lock(file.number)
             bytes = try Files.contents(of: StoreSignature.fileName, at: directory.number, limit: 65536)
         } catch { throw unusable(path, error) }
         guard isOurs else { throw StoreError(.busy, "\(path) is open in another server; stop it or give another directory") }
         // Empty: made, and not written before a crash.
         return (path, directory, file, bytes.isEmpty ? nil : try StoreSignature(parsing: bytes, of: path), kind)
+    }
+
+    /// A server that was killed a moment ago may still be ending: its lock is waited for, one second at most.
+    private static func lock(_ fd: CInt) throws(Errno) -> Bool {
+        let pause = Monitor<Void>(())
+        for _ in 0..<100 {
+            if try Files.tryLock(fd) { return true }
+            _ = pause.wait(deadline: MonotonicTime.now().advanced(milliseconds: 10)) { _ -> Void? in nil }
+        }
+        return false
     }
 
     private static func unusable(_ path: String, _ error: Errno) -> StoreError {
