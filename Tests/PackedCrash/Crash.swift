@@ -8,7 +8,7 @@ import SystemPackage
 //
 //     packed-crash SEED OPERATIONS OBJECTBYTES DIRECTORY...
 //
-// One byte on standard output for each: "." done, "n" no space. Exit status 0 after the last, 3 if an operation fails otherwise.
+// One byte on standard output for each: "." done, "n" no space or budget. Exit status 0 after the last, 3 if an operation fails otherwise.
 func runPackedCrash() {
     let arguments = CommandLine.arguments
     guard arguments.count >= 5, let seed = UInt64(arguments[1]), let count = Int(arguments[2]), let objectBytes = Int(arguments[3]) else {
@@ -19,6 +19,7 @@ func runPackedCrash() {
         options.segmentBytes = 1 << 20
         options.runsInBackground = false
         options.ageSeconds = 0
+        if let budget = ThisProcess.environment("PACKED_CRASH_BUDGET") { options.writeBudgetBytesPerDay = UInt64(budget) }
         let store = try PackedStore(directories: Array(arguments[4...]), options: options)
         let run = WorkloadRun(store)
         var workload = Workload(seed: seed, objectBytes: objectBytes)
@@ -26,7 +27,8 @@ func runPackedCrash() {
             let operation = workload.next()
             var answer: [UInt8] = [UInt8(ascii: ".")]
             do throws(Errno) { try run.perform(operation) } catch {
-                guard error == .noSpace else {
+                // An object may be missing whose creation found no space.
+                guard [.noSpace, .diskQuotaExceeded, .noSuchFileOrDirectory].contains(error) else {
                     complain("operation \(step): \(error)\n")
                     exit(3)
                 }

@@ -75,6 +75,34 @@ import Testing
         #expect(hits > 0, "\(point.name) was never passed with seed \(seed)")
     }
 
+    @Test func aKillWhileTheBudgetIsWrittenDownSpendsNoMore() throws {
+        let seed = testSeed("kill in the budget")
+        let first = try ScratchDirectory()
+        let second = try ScratchDirectory()
+        let directories = [first.path, second.path]
+        let (ending, answers) = try Self.run(
+            seed: seed, directories, environment: ["SHRINKD_KILL_POINT=budgetStored:2", "PACKED_CRASH_BUDGET=\(8 << 20)"])
+        #expect(ending == .signalled(9))
+        let lines = try Self.check(seed, directories, answers, wasKilled: true)
+        #expect(lines.isEmpty, "seed \(seed): \(lines.prefix(5))")
+        let noted = String(decoding: try Files.contents(of: second.file("budget")), as: UTF8.self).split(separator: " ").last
+        #expect(noted == "\(2 << 20)\n")
+    }
+
+    @Test(arguments: [KillPoint.reserveTaken, .reserveRestored])
+    func aKillInAFullStoreLosesNothing(_ point: KillPoint) throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: kills in a full store are not tested") }
+        let seed = testSeed("kill at \(point.name)")
+        for passing in [1, 2] {
+            let memory = try ScratchMemoryFileSystem(sizeBytes: 3 << 20)
+            let (ending, answers) = try Self.run(
+                seed: seed, objectBytes: 4 << 20, [memory.path], environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
+            #expect(ending == .signalled(9), "\(point.name):\(passing) was not passed with seed \(seed)")
+            let lines = try Self.check(seed, objectBytes: 4 << 20, [memory.path], answers, wasKilled: true)
+            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
+        }
+    }
+
     @Test func randomKillsLoseNothingThatWasAnswered() throws {
         let rounds = ThisProcess.environment("SHRINKD_SOAK") != nil ? 200 : 30
         let seed = testSeed("random kills")

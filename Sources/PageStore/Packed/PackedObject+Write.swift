@@ -10,7 +10,12 @@ extension PackedObject {
         let count = min(buffer.count, maxObjectSizeBytes - offset)
         var attempt = 0
         while true {
-            let (written, failure) = try writeOnce(UnsafeRawBufferPointer(start: base, count: count), at: offset, durability)
+            var (written, failure): (Int, Errno?)
+            do throws(Errno) {
+                (written, failure) = try writeOnce(UnsafeRawBufferPointer(start: base, count: count), at: offset, durability)
+            } catch {
+                (written, failure) = (0, error)
+            }
             guard let failure else { return written }
             if written > 0 { return written }
             // A full store may hold bytes that nothing refers to.

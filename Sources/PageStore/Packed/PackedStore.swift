@@ -112,9 +112,22 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
     }
 
     public func create(_ id: StoredObjectID) throws(Errno) -> PackedObject {
+        var isOurs = false
+        while true {
+            do throws(Errno) { return try create(id, isOurs: &isOurs) } catch {
+                // A full store may hold bytes that nothing refers to. The id is this call's already.
+                guard error == .noSpace, core.makeRoom() else { throw error }
+            }
+        }
+    }
+
+    private func create(_ id: StoredObjectID, isOurs: inout Bool) throws(Errno) -> PackedObject {
         let result: Result<PackedObject, Errno> = objectTable.withLock { table in
             do throws(Errno) {
-                guard !table.contains(id.rawValue), try table.used.use(id.rawValue) else { return .failure(.fileExists) }
+                if !isOurs {
+                    guard !table.contains(id.rawValue), try table.used.use(id.rawValue) else { return .failure(.fileExists) }
+                    isOurs = true
+                }
                 KillPoint.idMarked.pass()
                 let object = try make(id)
                 table.ids.insert(id.rawValue, at: table.position(id.rawValue))

@@ -163,6 +163,7 @@ private final class CleaningRun {
                 position += header.length
             }
             try flush()
+            try syncIndexes()
             if core.table.slot(victim).livePages > 0 {
                 core.table.slot(victim).isDamaged = true
                 core.options.report(
@@ -176,6 +177,13 @@ private final class CleaningRun {
             context.staged = 0
             return false
         }
+    }
+
+    /// On a disk an index that still named the old segment after a power cut would have lost its pages.
+    private func syncIndexes() throws(Errno) {
+        guard !touched.isEmpty, !core.tiers[0].inMemory else { return }
+        try core.tiers[tier].syncNames()
+        for object in touched.values { try object.lock.shared { () throws(Errno) in try Files.sync(object.index.pointee.file.number) } }
     }
 
     private func move(_ header: BlockHeader, at block: UnsafeMutableRawPointer, location: UInt64) throws(Errno) {
@@ -283,6 +291,7 @@ private final class CleaningRun {
         context.open[tier].position += staged
         slot.usedBytes = context.open[tier].position
         for move in moves {
+            touched[move.object.id.rawValue] = move.object
             let moved = move.object.lock.shared { move.object.replace(move.page, move.old, with: move.new) }
             if !moved { core.forget(move.new) }
             KillPoint.cleanerFlipped.pass()
