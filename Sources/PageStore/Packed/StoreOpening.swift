@@ -20,7 +20,8 @@ final class StoreOpening {
             throw StoreError(.unsupported, "a segment is a power of two of 1 to 64 MiB, a block 1 to 16 pages")
         }
         let files = ResourceLimits.raiseOpenFiles()
-        objectLimit = max(16, files / 4)
+        // A mapping each, of which a process has 65530 unless the machine says otherwise (vm.max_map_count).
+        objectLimit = min(options.mappedObjectLimit, max(16, files / 4))
         let tiers = try StoreTiers.open(directories, options)
         let tier0 = tiers.tiers[0]
         do throws(Errno) {
