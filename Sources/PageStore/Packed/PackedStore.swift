@@ -167,6 +167,7 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
                 let object = if let mapped = table.mapped[id.rawValue] { mapped } else { try map(id) }
                 try Files.remove(id.description, at: objectsDirectory.number)
                 KillPoint.indexUnlinked.pass()
+                if let last = core.tiers.last, last.number > 0 { IndexCopies.remove(id, from: last) }
                 object.markRemoved()
                 table.mapped[id.rawValue] = nil
                 table.ids.remove(at: table.position(id.rawValue))

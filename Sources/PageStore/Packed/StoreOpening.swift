@@ -37,6 +37,12 @@ final class StoreOpening {
             if let damaged = used?.damagedLines, damaged > 0 {
                 options.report("\(tier0.path)/ids: \(damaged) damaged lines; the ids they tell of are not used again")
             }
+            if tiers.firstIsLost, let last = tiers.tiers.last {
+                let count = try IndexCopies.restore(from: last, to: objects.number)
+                options.report(
+                    "\(tier0.path) was empty, its store goes on below: \(count) objects are there again as they were last synced to \(last.path)"
+                )
+            }
             try restoreSegments()
             try restoreObjects()
             core.table.finishRestore()
