@@ -166,3 +166,28 @@ import Testing
         }
     }
 }
+
+/// Limits on what is held open at once.
+@Suite struct PackedLimitTests {
+    @Test func moreObjectsThanMayBeMappedAreAllThere() throws {
+        let directory = try ScratchDirectory()
+        var options = PackedOptions()
+        options.runsInBackground = false
+        options.mappedObjectLimit = 16
+        let store = try PackedStore(directories: [directory.path], options: options)
+        func page(_ id: UInt32) -> [UInt8] { (0..<basePageSize).map { UInt8(truncatingIfNeeded: $0 / 64 &+ Int(id)) } }
+        for id in 1...100 as ClosedRange<UInt32> {
+            let object = try store.create(try #require(StoredObjectID(rawValue: id)))
+            _ = try page(id).withBytes { buffer throws(Errno) in try object.write(buffer, at: 0, .buffered) }
+        }
+        #expect(store.mappedObjectCount <= 16)
+        #expect(store.objects(after: nil, limit: 1000).count == 100)
+        for id in 1...100 as ClosedRange<UInt32> {
+            let object = try #require(StoredObjectID(rawValue: id).flatMap(store.object))
+            var bytes = [UInt8](repeating: 0, count: basePageSize)
+            _ = try bytes.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: 0) }
+            #expect(bytes == page(id))
+        }
+        #expect(store.mappedObjectCount <= 16)
+    }
+}

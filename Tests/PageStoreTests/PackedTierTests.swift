@@ -62,6 +62,41 @@ import Testing
         try Self.expect(object, pages: 20..<700, tier: 1)
     }
 
+    @Test func whatWasSyncedIsThereAgainWhenTheFirstTierIsLost() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no memory tier of a test's own: its loss is not tested") }
+        let second = try ScratchDirectory()
+        var generator = SeededGenerator(seed: testSeed("lost tier"))
+        do {
+            let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+            let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+            let object = try store.create(try #require(StoredObjectID(rawValue: 5)))
+            try object.setHint(.name, to: "buffer")
+            try Self.write(object, pages: 0..<700)
+            try Self.write(object, pages: 100_000..<100_020)
+            try object.sync()
+            // Compacted below after the sync: the copy goes along.
+            for _ in 0..<40 { try object.punch(at: (Int(generator.next() % 60) * 10 + 50) * basePageSize, length: 10 * basePageSize) }
+            try Self.write(object, pages: 50..<660)
+            try object.sync()
+            while store.cleaner.cleanOne(urgent: false) {}
+            #expect(store.core.counters.cleanedSegments.load(ordering: .relaxed) > 0)
+            // Not synced, and lost.
+            try Self.write(object, pages: 800..<900)
+            let gone = try store.create(try #require(StoredObjectID(rawValue: 6)))
+            try Self.write(gone, pages: 0..<10)
+            try gone.sync()
+            try store.remove(gone.id)
+        }
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+        let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+        #expect(store.objects(after: nil, limit: 10).map(\.rawValue) == [5])
+        let object = try #require(StoredObjectID(rawValue: 5).flatMap(store.object))
+        #expect(object.hint(.name) == "buffer")
+        try Self.expect(object, pages: 0..<700, tier: 1)
+        try Self.expect(object, pages: 100_000..<100_020, tier: 1)
+        #expect(object.attributes.pageCount == 720)
+    }
+
     @Test func aDurableWriteIsInTheNextTierWhenItReturns() throws {
         let first = try ScratchDirectory()
         let second = try ScratchDirectory()

@@ -9,7 +9,7 @@ extension PackedObject {
         storeTimes()
         if core.tiers.count > 1 { try moveDown() }
         try syncSegments()
-        try syncIndex()
+        try lock.shared { () throws(Errno) in try syncIndex() }
     }
 
     private func segments(_ wanted: (SegmentTable.Slot) -> Bool) -> [Int] {
@@ -71,8 +71,16 @@ extension PackedObject {
         }
     }
 
+    /// Puts the index where it survives a power cut, or a copy of it if its own tier is memory. The caller holds the lock, shared.
     func syncIndex() throws(Errno) {
-        guard !core.tiers[0].inMemory else { return }
+        if core.tiers[0].inMemory {
+            guard let last = core.tiers.last, last.number > 0 else { return }
+            do throws(Errno) { try IndexCopies.write(self, to: last) } catch {
+                last.note("writing a copy of an index", error)
+                throw error
+            }
+            return
+        }
         try Files.sync(index.pointee.file.number)
         try core.syncObjectNames()
     }

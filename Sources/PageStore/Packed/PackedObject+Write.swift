@@ -47,7 +47,8 @@ extension PackedObject {
                 extend(to: offset + written)
                 noteModified(.now())
             }
-            if durability == .durable, failure == nil { try syncIndex() }
+            // Where the index is memory, `sync` copies it; a run's bytes being below is what a durable write promises.
+            if durability == .durable, failure == nil, !core.tiers[0].inMemory { try syncIndex() }
             return (written, failure)
         }
     }

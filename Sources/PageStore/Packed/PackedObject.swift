@@ -109,6 +109,14 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         KillPoint.sizeStored.pass()
     }
 
+    /// Calls `body` with the stored header, which doesn't change meanwhile.
+    func withHeaderStored(_ body: (UnsafeRawPointer) throws(Errno) -> Void) throws(Errno) {
+        let result: Result<Void, Errno> = header.withLock { _ in
+            do throws(Errno) { return .success(try body(index.pointee.header)) } catch { return .failure(error) }
+        }
+        try result.get()
+    }
+
     func storeTimes() {
         let stored = header.withLock { $0.modified.seconds * 1_000_000_000 + $0.modified.nanoseconds }
         if stored != modifiedNanoseconds.load(ordering: .relaxed) { changeHeader { _ in } }

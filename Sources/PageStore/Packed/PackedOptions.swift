@@ -14,6 +14,8 @@ public struct PackedOptions: Sendable {
     public var deadSharePercent = 50
     /// A memory tier offers no space beyond what leaves this much memory available.
     public var memoryFloorBytes: UInt64 = 64 << 20
+    /// Objects whose index is mapped at once, those in use apart; also limited by the process's open files.
+    public var mappedObjectLimit = 16384
     /// Runs the cleaner and the ageing of segments on threads of the store. Off only for tests that call them.
     public var runsInBackground = true
     /// Gets lines for the log: damage, a tier that fails, what was dropped.

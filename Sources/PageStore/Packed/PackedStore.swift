@@ -96,8 +96,11 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
         if table.mapped.count >= objectLimit {
             var unused: [UInt32] = []
             // With the lock held nobody gets a new reference: who is alone here is unused.
-            for index in table.mapped.indices where unused.count < max(1, objectLimit / 8) {
+            // (`indices` would keep a copy of the dictionary, and nobody would be alone.)
+            var index = table.mapped.startIndex
+            while index != table.mapped.endIndex, unused.count < max(1, objectLimit / 8) {
                 if isKnownUniquelyReferenced(&table.mapped.values[index]) { unused.append(table.mapped[index].key) }
+                table.mapped.formIndex(after: &index)
             }
             for id in unused { table.mapped[id] = nil }
         }
@@ -164,6 +167,7 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
                 let object = if let mapped = table.mapped[id.rawValue] { mapped } else { try map(id) }
                 try Files.remove(id.description, at: objectsDirectory.number)
                 KillPoint.indexUnlinked.pass()
+                if let last = core.tiers.last, last.number > 0 { IndexCopies.remove(id, from: last) }
                 object.markRemoved()
                 table.mapped[id.rawValue] = nil
                 table.ids.remove(at: table.position(id.rawValue))
@@ -182,6 +186,8 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
         }
         try result.get()
     }
+
+    var mappedObjectCount: Int { objectTable.withLock { $0.mapped.count } }
 
     var objectCount: Int { objectTable.withLock { $0.ids.count } }
 

@@ -143,6 +143,7 @@ private final class CleaningRun {
             while position + BlockHeader.fixedBytes <= end {
                 if !urgent, core.pool.writers.load(ordering: .relaxed) > 0 {
                     try flush()
+                    try syncIndexes()
                     return false
                 }
                 var header =
@@ -181,9 +182,9 @@ private final class CleaningRun {
 
     /// On a disk an index that still named the old segment after a power cut would have lost its pages.
     private func syncIndexes() throws(Errno) {
-        guard !touched.isEmpty, !core.tiers[0].inMemory else { return }
+        guard !touched.isEmpty, !core.tiers[tier].inMemory else { return }
         try core.tiers[tier].syncNames()
-        for object in touched.values { try object.lock.shared { () throws(Errno) in try Files.sync(object.index.pointee.file.number) } }
+        for object in touched.values { try object.lock.shared { () throws(Errno) in try object.syncIndex() } }
     }
 
     private func move(_ header: BlockHeader, at block: UnsafeMutableRawPointer, location: UInt64) throws(Errno) {

@@ -20,7 +20,8 @@ final class StoreOpening {
             throw StoreError(.unsupported, "a segment is a power of two of 1 to 64 MiB, a block 1 to 16 pages")
         }
         let files = ResourceLimits.raiseOpenFiles()
-        objectLimit = max(16, files / 4)
+        // A mapping each, of which a process has 65530 unless the machine says otherwise (vm.max_map_count).
+        objectLimit = min(options.mappedObjectLimit, max(16, files / 4))
         let tiers = try StoreTiers.open(directories, options)
         let tier0 = tiers.tiers[0]
         do throws(Errno) {
@@ -35,6 +36,12 @@ final class StoreOpening {
             used = try UsedIDs(in: tier0.directory.number)
             if let damaged = used?.damagedLines, damaged > 0 {
                 options.report("\(tier0.path)/ids: \(damaged) damaged lines; the ids they tell of are not used again")
+            }
+            if tiers.firstIsLost, let last = tiers.tiers.last {
+                let count = try IndexCopies.restore(from: last, to: objects.number)
+                options.report(
+                    "\(tier0.path) was empty, its store goes on below: \(count) objects are there again as they were last synced to \(last.path)"
+                )
             }
             try restoreSegments()
             try restoreObjects()

@@ -4,6 +4,8 @@ import SystemPackage
 /// Finds, makes and locks the directories of a store.
 struct StoreTiers {
     let tiers: [StoreTier]
+    /// The first directory was empty where another holds a part of a store.
+    let firstIsLost: Bool
     let signature: StoreSignature
 
     /// The other tiers' paths, one a line, for `backupfs check` of the first.
@@ -22,6 +24,7 @@ struct StoreTiers {
         guard SegmentGeometry(segmentBytes: segmentBytes) != nil else {
             throw StoreError(.damaged, "\(directories[0]): the signature names segments of \(segmentBytes) bytes, which no store has")
         }
+        var firstIsLost = false
         for (number, place) in found.enumerated() {
             let wanted = StoreSignature(identity: identity, tier: number, segmentBytes: segmentBytes)
             if let signature = place.signature {
@@ -37,7 +40,7 @@ struct StoreTiers {
             } else {
                 guard mayMake else { throw StoreError(.foreign, "\(place.path) holds no packed store; give the directory of one") }
                 if number == 0, known != nil {
-                    options.report("\(place.path) is empty: the first tier is lost, objects are what the next tier's index copies tell")
+                    firstIsLost = true
                 }
                 let written = wanted.bytes.withUnsafeBytes { Files.write(place.file.number, $0, at: 0) }
                 if let error = written.error { throw StoreError(.system, "\(place.path): the signature can't be written", errno: error) }
@@ -60,7 +63,8 @@ struct StoreTiers {
                 if error != .noSpace { throw StoreError(.system, "\(first.path): the list of tiers can't be written", errno: error) }
             }
         }
-        return StoreTiers(tiers: tiers, signature: StoreSignature(identity: identity, tier: 0, segmentBytes: segmentBytes))
+        return StoreTiers(
+            tiers: tiers, firstIsLost: firstIsLost, signature: StoreSignature(identity: identity, tier: 0, segmentBytes: segmentBytes))
     }
 
     private typealias Place = (
