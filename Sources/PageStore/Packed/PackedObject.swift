@@ -218,6 +218,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var fills = 0
 
         @inline(__always) mutating func add(_ entry: IndexEntry) {
+            if entry.isAbsent { return }
             pages += 1
             if entry.isFill { fills += 1 } else { bytes += entry.share }
         }
