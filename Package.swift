@@ -39,16 +39,62 @@ let package = Package(
         .systemLibrary(name: "CShrinkLinux"),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
 
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
-        room("ServiceSupport", ["ShrinkLinux", system]),
+        room("ShrinkProtocol", []),
+        room("ServiceSupport", ["ShrinkLinux", system, logging]),
+        room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", "CLZ4", "CZstd", system]),
+        room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
+        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
+        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
+
+        // Programs: they only wire.
+        program("backupfs", ["BackupFileSystem", "PageStore", "ServiceSupport", "ShrinkLinux", system, logging, arguments]),
+        program(
+            "shrinkd",
+            [
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
+                logging,
+                arguments,
+            ]),
+        program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
-        .target(name: "TestSupport", dependencies: ["ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
+        .target(
+            name: "TestSupport", dependencies: ["ServiceSupport", "ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkProtocolTests", ["ShrinkProtocol"]),
+        tests(
+            "BackupFileSystemTests",
+            ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
+        tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
+        tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
+        tests(
+            "ShrinkControlTests",
+            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
+        // A keeper with parts that misbehave on request; only the tests start it.
+        .executableTarget(
+            name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],
+            path: "Tests/KeeperTrial", swiftSettings: strict),
+        tests(
+            "ShrinkKeeperTests",
+            ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
+        tests(
+            "EndToEndTests",
+            [
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
+                system,
+            ]),
+        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
+        // A workload for the packed store: done by a program that is killed, and by one that measures.
         .target(
             name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
             swiftSettings: strict),
@@ -58,6 +104,5 @@ let package = Package(
         .executableTarget(
             name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
             swiftSettings: strict),
-        tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system]),
     ]
 )

@@ -56,7 +56,7 @@ public protocol ObjectStore: AnyObject, Sendable {
     associatedtype Object: StoredObject
 
     /// The object, or nil if there is none of that id.
-    func object(_ id: StoredObjectID) -> Object?
+    func object(_ id: StoredObjectID) throws(Errno) -> Object?
 
     /// Ids after `id` (all if nil) in ascending order, at most `limit`.
     func objects(after id: StoredObjectID?, limit: Int) -> [StoredObjectID]
@@ -71,6 +71,12 @@ public protocol ObjectStore: AnyObject, Sendable {
     var highestID: UInt32 { get }
 
     var space: StoreSpace { get }
+
+    /// As `space`, without the sums: cheap enough for every statfs(2).
+    var room: StoreRoom { get }
+
+    /// A nameless file like those that `backingFile` gives, to find out whether the kernel takes such a one; nil if there are none.
+    func makeBackingProbe() throws(Errno) -> OwnedDescriptor?
 
     /// Facts for `stats`, in the order they are shown.
     func facts() -> [(key: String, value: String)]
@@ -101,7 +107,7 @@ public struct StoreSpace: Sendable {
 public protocol StoredObject: AnyObject, Sendable {
     var id: StoredObjectID { get }
 
-    var attributes: StoredObjectAttributes { get }
+    var attributes: StoredObjectAttributes { get throws(Errno) }
 
     /// Sets the size; pages beyond it are gone, the part of a page beyond it reads as zeros if the object grows again. EFBIG beyond `maxObjectSizeBytes`.
     func setSize(_ bytes: Int) throws(Errno)
@@ -129,6 +135,15 @@ public protocol StoredObject: AnyObject, Sendable {
 
     /// Pages that are there, at or after `first`, in ascending order, at most `limit`.
     func pages(from first: StoredPageIndex, limit: Int) throws(Errno) -> [StoredPageIndex]
+
+    /// Copies one page as it is at some moment during the call, zeros after the object's end; nil if it is not there. `page` is `basePageSize` bytes.
+    func snapshot(of index: StoredPageIndex, into page: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo?
+
+    /// Pages that are there, counted by tier, the fastest first. May walk over the whole object.
+    func pagesByTier() throws(Errno) -> [Int]
+
+    /// Sets the time of the last change of the object's bytes (utimensat(2)).
+    func setTimes(modified: FileTime) throws(Errno)
 
     /// A file that holds the object's bytes at their own offsets, if the layout has one: for FUSE passthrough.
     var backingFile: SharedDescriptor? { get }

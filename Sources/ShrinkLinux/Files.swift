@@ -230,3 +230,16 @@ extension BinaryInteger {
     var rawInt: CInt { CInt(truncatingIfNeeded: self) }
     var rawUnsigned: CUnsignedInt { CUnsignedInt(truncatingIfNeeded: self) }
 }
+
+extension Files {
+    /// Writes all of `buffer` to a file without offsets: a pipe, a control file of the kernel. The corresponding C function is `write`.
+    public static func writeStream(_ fd: CInt, _ buffer: UnsafeRawBufferPointer) -> Written {
+        var done = 0
+        while done < buffer.count {
+            do throws(Errno) { done += try retrying { Glibc.write(fd, buffer.baseAddress! + done, buffer.count - done) } } catch {
+                return Written(bytes: done, error: error)
+            }
+        }
+        return Written(bytes: done, error: nil)
+    }
+}

@@ -79,3 +79,14 @@ public struct SharedWord {
 }
 
 extension SharedWord: @unchecked Sendable {}
+
+/// A 32-bit word in shared memory, touched only by atomic loads and stores.
+public struct SharedWord32: @unchecked Sendable {
+    @usableFromInline let address: UnsafeMutablePointer<UInt32>
+
+    // Sendable: as SharedWord.
+    public init(_ address: UnsafeMutablePointer<UInt32>) { self.address = address }
+
+    @inline(__always) public func load() -> UInt32 { shl_load_acquire32(address) }
+    @inline(__always) public func store(_ value: UInt32) { shl_store_release32(address, value) }
+}

@@ -6,7 +6,8 @@ public import SystemPackage
 ///
 /// Every descriptor made by this module is close-on-exec.
 public struct OwnedDescriptor: ~Copyable, Sendable {
-    /// The number, for a call made while the owner is alive. Whoever keeps it past the owner holds a stale number.
+    /// The number, for a call made while the owner is alive. Whoever keeps it past the owner holds a stale number; that goes for
+    /// `make().number` too, whose owner is gone when the expression ends: bind the owner to a name first.
     public let number: CInt
 
     /// Takes over an open descriptor. Nobody else may close it afterwards.

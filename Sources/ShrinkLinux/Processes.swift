@@ -20,11 +20,20 @@ public final class ChildProcess: Sendable {
         }
     }
 
+    /// Whose terminal and process group a child belongs to.
+    public enum Session: Sendable {
+        /// The starter's: Ctrl-C on its terminal reaches the child too.
+        case inherited
+        /// One of its own: only the starter decides when the child hears a signal (setsid(2)).
+        case own
+    }
+
     /// Starts a program. `descriptors[i]` becomes fd 3+i of the child; standard streams are inherited unless given.
     /// The child starts with no signal blocked and default dispositions. The corresponding C function is `posix_spawn`.
     public init(
         _ path: String, _ arguments: [String], environment: [String], descriptors: [CInt] = [],
-        standardInput: CInt? = nil, standardOutput: CInt? = nil, standardError: CInt? = nil
+        standardInput: CInt? = nil, standardOutput: CInt? = nil, standardError: CInt? = nil,
+        session: Session = .inherited
     ) throws(Errno) {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -47,7 +56,12 @@ public final class ChildProcess: Sendable {
         sigfillset(&all)
         posix_spawnattr_setsigmask(&attributes, &none)
         posix_spawnattr_setsigdefault(&attributes, &all)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+        let sessionFlag: CInt =
+            switch session {
+            case .inherited: 0
+            case .own: SHL_SPAWN_SETSID.rawInt
+            }
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | sessionFlag))
 
         var argv: [UnsafeMutablePointer<CChar>?] = ([path] + arguments).map { strdup($0) } + [nil]
         var envp: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) } + [nil]

@@ -124,3 +124,8 @@ public struct MonotonicTime: Sendable, Comparable {
     public func advanced(milliseconds: UInt64) -> MonotonicTime { MonotonicTime(nanoseconds: nanoseconds + milliseconds * 1_000_000) }
     public func nanoseconds(since earlier: MonotonicTime) -> UInt64 { nanoseconds - earlier.nanoseconds }
 }
+
+extension DedicatedThread {
+    /// Lets the thread end on its own; call it instead of `join`. The corresponding C function is `pthread_detach`.
+    public func detach() { pthread_detach(thread) }
+}

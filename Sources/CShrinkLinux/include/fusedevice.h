@@ -43,3 +43,17 @@ static const uint32_t SHL_FOPEN_DIRECT_IO = 1u << 0;
 static const uint32_t SHL_FOPEN_NOFLUSH = 1u << 5;
 static const uint32_t SHL_FOPEN_PARALLEL_DIRECT_WRITES = 1u << 6;
 static const uint32_t SHL_FOPEN_PASSTHROUGH = 1u << 7;
+
+struct shl_fuse_attr {
+    uint64_t ino, size, blocks, atime, mtime, ctime;
+    uint32_t atimensec, mtimensec, ctimensec, mode, nlink, uid, gid, rdev, blksize, flags;
+};
+// The body of the reply to CREATE.
+struct shl_fuse_create_out {
+    uint64_t nodeid, generation, entry_valid, attr_valid;
+    uint32_t entry_valid_nsec, attr_valid_nsec;
+    struct shl_fuse_attr attr;
+    struct shl_fuse_open_out open;
+};
+_Static_assert(sizeof(struct shl_fuse_attr) == 88, "fuse_attr is 88 bytes");
+_Static_assert(sizeof(struct shl_fuse_create_out) == 144, "fuse_entry_out and fuse_open_out are 128 and 16 bytes");

@@ -51,3 +51,6 @@ static inline void shl_store_release(uint64_t *word, uint64_t value) { __atomic_
 static inline uint32_t shl_load_acquire32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline void shl_store_release32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 static inline uint64_t shl_fetch_add(uint64_t *word, uint64_t value) { return __atomic_fetch_add(word, value, __ATOMIC_ACQ_REL); }
+
+// Nobody may write any more: what is read now is what will be read.
+enum { SHL_SEAL_WRITE = F_SEAL_WRITE };

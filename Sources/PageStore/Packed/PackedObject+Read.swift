@@ -231,28 +231,61 @@ extension PackedObject {
         return try lock.shared { () throws(Errno) -> StoredPageInfo? in
             guard page < self.index.pointee.capacity, page * basePageSize < size.load(ordering: .acquiring) else { return nil }
             let entry = self.index.pointee.entry(page)
-            let modified = FileTime(seconds: Int(entry.seconds))
-            switch entry.kind(object: id.rawValue, page: page) {
-            case .absent: return nil
-            case .damaged: throw .ioError
-            case .fill:
-                return StoredPageInfo(
-                    modified: modified, storedBytes: 0, tier: 0, codec: entry.fillValue == 0 ? "zero" : "same", checksum: nil)
-            case .block:
-                let slot = core.table.slot(core.geometry.segment(of: entry.location))
-                return StoredPageInfo(
-                    modified: modified, storedBytes: entry.share, tier: slot.tier, codec: codecName(of: entry), checksum: entry.checksum)
+            return try core.pool.withContext { context throws(Errno) in try info(context, entry, page) }
+        }
+    }
+
+    /// EIO if the page is damaged.
+    public func snapshot(of index: StoredPageIndex, into target: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo? {
+        precondition(target.count == basePageSize, "a snapshot is one page")
+        let page = Int(index.rawValue)
+        return try lock.shared { () throws(Errno) -> StoredPageInfo? in
+            let end = size.load(ordering: .acquiring)
+            guard page < self.index.pointee.capacity, page * basePageSize < end else { return nil }
+            return try core.pool.withContext { context throws(Errno) in
+                let entry = try readPage(context, page, into: context.page)
+                target.copyMemory(from: UnsafeRawBufferPointer(start: context.page, count: basePageSize))
+                return try info(context, entry, page)
             }
         }
     }
 
-    private func codecName(of entry: IndexEntry) -> String? {
-        core.pool.withContext { context in
-            context.windowSegment = -1
-            guard let block = try? blockBytes(context, entry, nextPage: 0, ahead: 0),
-                let header = BlockHeader(at: block, available: entry.length)
-            else { return nil }
-            return header.codec.name
+    private func info(_ context: WorkerContext, _ entry: IndexEntry, _ page: Int) throws(Errno) -> StoredPageInfo? {
+        let modified = FileTime(seconds: Int(entry.seconds))
+        switch entry.kind(object: id.rawValue, page: page) {
+        case .absent: return nil
+        case .damaged: throw .ioError
+        case .fill:
+            context.page.initializeMemory(as: UInt64.self, repeating: entry.fillValue, count: basePageSize / 8)
+            return StoredPageInfo(
+                modified: modified, storedBytes: 0, tier: 0, codec: entry.fillValue == 0 ? "zero" : "same",
+                checksum: Checksum.page(context.page))
+        case .block:
+            let tier = core.table.slot(core.geometry.segment(of: entry.location)).tier
+            return StoredPageInfo(
+                modified: modified, storedBytes: entry.share, tier: tier < core.tiers.count ? tier : nil, codec: codecName(context, entry),
+                checksum: entry.checksum)
         }
+    }
+
+    /// Same-filled pages count for the first tier, where the index is.
+    public func pagesByTier() throws(Errno) -> [Int] {
+        lock.shared {
+            var counts = [Int](repeating: 0, count: core.tiers.count)
+            forEachEntry(in: 0..<index.pointee.capacity) { _, entry in
+                if entry.isAbsent { return }
+                let tier = entry.isBlock ? core.table.slot(core.geometry.segment(of: entry.location)).tier : 0
+                counts[tier < counts.count ? tier : 0] += 1
+            }
+            return counts
+        }
+    }
+
+    private func codecName(_ context: WorkerContext, _ entry: IndexEntry) -> String? {
+        context.windowSegment = -1
+        guard let block = try? blockBytes(context, entry, nextPage: 0, ahead: 0),
+            let header = BlockHeader(at: block, available: entry.length)
+        else { return nil }
+        return header.codec.name
     }
 }

@@ -6,9 +6,9 @@ import SystemPackage
 final class ObjectLookup: Sendable {
     let store = Mutex<WeakStore>(WeakStore(nil))
 
-    func object(_ id: UInt32) -> PackedObject? {
+    func object(_ id: UInt32) throws(Errno) -> PackedObject? {
         guard let id = StoredObjectID(rawValue: id) else { return nil }
-        return store.withLock { $0.store }?.object(id)
+        return try store.withLock { $0.store }?.object(id)
     }
 }
 
@@ -188,7 +188,7 @@ private final class CleaningRun {
     }
 
     private func move(_ header: BlockHeader, at block: UnsafeMutableRawPointer, location: UInt64) throws(Errno) {
-        guard let object = lookup.object(header.object) else { return }
+        guard let object = try lookup.object(header.object) else { return }
         // The index stays as it is mapped until the moves are published; the lock is taken again for that.
         var live: [(page: Int, entry: IndexEntry)] = []
         object.lock.shared {

@@ -1,0 +1,99 @@
+import ShrinkLinux
+import SystemPackage
+
+/// Threads for the engine's calls, which block, so that the cooperative pool never does.
+///
+/// There are three lanes, by what a call may wait for: one that waits for the slow kind must not hold up the quick kind. A shrink may last
+/// minutes; Unpin and the end of a connection must get through meanwhile.
+final class BlockingWorkers: Sendable {
+    enum Lane: Int, CaseIterable {
+        /// Memory alone.
+        case bookkeeping
+        /// One operation of the backup, or an object that another operation has.
+        case backup
+        /// A whole shrink or recover.
+        case reclaim
+
+        var threads: Int {
+            switch self {
+            case .bookkeeping: 1
+            case .backup: 4
+            // Of the engine's four concurrent copies, two are left for pins and reads.
+            case .reclaim: 2
+            }
+        }
+    }
+
+    /// Calls that wait for a thread of one lane. A connection has one call at a time, so this is above the server's limit of connections.
+    private static let queueLimit = 8192
+
+    private struct Queue {
+        var jobs: [@Sendable () -> Void] = []
+        var first = 0
+        var isFinished = false
+
+        var waiting: Int { jobs.count - first }
+
+        mutating func next() -> (@Sendable () -> Void)? {
+            guard first < jobs.count else { return nil }
+            let job = jobs[first]
+            first += 1
+            // Consumed jobs go in batches, so that taking one stays cheap however long the queue is.
+            if first == jobs.count || first >= 1024 {
+                jobs.removeFirst(first)
+                first = 0
+            }
+            return job
+        }
+    }
+
+    private let queues: [Monitor<Queue>]
+    private let threads: [DedicatedThread]
+
+    init() throws(Errno) {
+        var queues: [Monitor<Queue>] = []
+        var threads: [DedicatedThread] = []
+        for lane in Lane.allCases {
+            let queue = Monitor(Queue())
+            queues.append(queue)
+            for _ in 0..<lane.threads {
+                threads.append(try DedicatedThread("control-\(lane)") { Self.work(queue) })
+            }
+        }
+        self.queues = queues
+        self.threads = threads
+    }
+
+    /// Runs `body` on a thread of the lane. Nil if too many wait already.
+    func run<R: Sendable>(_ lane: Lane, _ body: @escaping @Sendable () -> R) async -> R? {
+        await withCheckedContinuation { (continuation: CheckedContinuation<R?, Never>) in
+            let queue = queues[lane.rawValue]
+            let accepted = queue.withLock {
+                guard !$0.isFinished, $0.waiting < Self.queueLimit else { return false }
+                $0.jobs.append { continuation.resume(returning: body()) }
+                return true
+            }
+            if accepted { queue.notifyAll() } else { continuation.resume(returning: nil) }
+        }
+    }
+
+    /// Ends the threads after what is queued. Blocks until then.
+    func finish() {
+        for queue in queues {
+            queue.withLock { $0.isFinished = true }
+            queue.notifyAll()
+        }
+        for thread in threads { thread.join() }
+    }
+
+    private static func work(_ queue: Monitor<Queue>) {
+        while true {
+            let job: (@Sendable () -> Void)? = queue.wait {
+                if let job = $0.next() { return .some(job) }
+                return $0.isFinished ? .some(nil) : nil
+            }
+            guard let job else { return }
+            job()
+        }
+    }
+}

@@ -1,0 +1,140 @@
+public import ShrinkLinux
+import SystemPackage
+
+/// Where pages go: eight operations, each an ordinary file call on a directory (docs/architecture.md, "The backup contract is POSIX").
+///
+/// The kernel's counterpart is `ttm_backup`. All calls block; they are made from dedicated threads, several at once, but only one at a
+/// time for one object.
+public protocol Backup: AnyObject, Sendable {
+    /// Makes room for an object's pages (`ttm_tt_setup_backup`): done when the object is made, so that nothing of the kind is left for reclaim.
+    func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError)
+
+    /// The object's content. The file may be kept open by the backup between calls.
+    func open(_ id: ObjectID) throws(EngineError) -> BackupFile
+
+    /// Removes an object and its pages (`ttm_backup_fini`). One that is gone already is fine.
+    func remove(_ id: ObjectID) throws(EngineError)
+
+    /// An id above every id ever used here.
+    func nextID() throws(EngineError) -> ObjectID
+
+    /// The same, above a given id as well: pools of one engine may have different backups, their objects' ids are unique all the same.
+    func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID
+
+    /// How the backup stands.
+    func status() -> BackupStatus
+
+    /// Bytes that may still be stored (`ttm_backup_bytes_avail`); `UInt64.max` if there is no limit.
+    var availableBytes: UInt64 { get }
+
+    /// True if what is stored takes memory: then freeing pages nets only what the store saves.
+    var isMemory: Bool { get }
+
+    /// Ids that lie in the backup.
+    func objects() throws(EngineError) -> [ObjectID]
+
+    /// The server behind the backup is gone for good (ENOTCONN): look whether another one is there, and forget files of the old one.
+    @discardableResult
+    func reconnect() -> Bool
+}
+
+extension Backup {
+    /// Most backups have no server.
+    @discardableResult
+    public func reconnect() -> Bool { false }
+}
+
+extension Backup {
+    public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
+        var id = try nextID()
+        while id <= floor { id = try nextID() }
+        return id
+    }
+}
+
+/// What the backup may show of an object; a directory may refuse it at no loss but the hint.
+public struct BackupHints: Sendable {
+    public var owner: UInt32
+    public var name: String
+    public var priority: Priority
+
+    public init(owner: UInt32, name: String, priority: Priority) {
+        self.owner = owner
+        self.name = name
+        self.priority = priority
+    }
+}
+
+public struct BackupStatus: Sendable {
+    /// The directory.
+    public var path: String
+    public var storedBytes: UInt64?
+    public var availableBytes: UInt64
+    public var features: [Feature]
+
+    public init(path: String, storedBytes: UInt64?, availableBytes: UInt64, features: [Feature] = []) {
+        self.path = path
+        self.storedBytes = storedBytes
+        self.availableBytes = availableBytes
+        self.features = features
+    }
+}
+
+/// Something a machine may lack, with the reason if it does.
+public struct Feature: Sendable, Equatable {
+    public var name: String
+    public var isAvailable: Bool
+    public var reason: String?
+
+    public init(_ name: String, isAvailable: Bool, reason: String? = nil) {
+        self.name = name
+        self.isAvailable = isAvailable
+        self.reason = reason
+    }
+}
+
+/// An object's pages in the backup: an open `data` file.
+public final class BackupFile: Sendable {
+    private let descriptor: OwnedDescriptor
+    /// A write must be on the device before its words flip, since the directory is not memory.
+    private let isStableOnlyWhenSynced: Bool
+    /// Where the backup tells what the object takes; otherwise the file's own blocks do.
+    private let hasStoredBytesAttribute: Bool
+
+    public init(_ descriptor: consuming OwnedDescriptor, isStableOnlyWhenSynced: Bool) {
+        self.descriptor = descriptor
+        self.isStableOnlyWhenSynced = isStableOnlyWhenSynced
+        hasStoredBytesAttribute = Self.storedBytesAttribute(self.descriptor.number) != nil
+    }
+
+    /// Stores a run of pages (`ttm_backup_backup_page`); when it returns they are as safe as the directory makes them.
+    @inline(__always)
+    func write(_ pages: UnsafeRawBufferPointer, at offset: Int, writeback: Bool = false) -> Files.Written {
+        Files.write(descriptor.number, pages, at: offset, isStableOnlyWhenSynced || writeback ? .dataSync : [])
+    }
+
+    /// Reads a run back (`ttm_backup_copy_page`); the pages stay.
+    func read(into pages: UnsafeMutableRawBufferPointer, at offset: Int) throws(Errno) -> Int {
+        try Files.read(descriptor.number, into: pages, at: offset)
+    }
+
+    /// Frees a run (`ttm_backup_drop`).
+    func drop(at offset: Int, length: Int) throws(Errno) { try Files.punch(descriptor.number, at: offset, length: length) }
+
+    func nextData(from offset: Int) throws(Errno) -> Int? { try Files.nextData(descriptor.number, from: offset) }
+    func nextHole(from offset: Int) throws(Errno) -> Int? { try Files.nextHole(descriptor.number, from: offset) }
+
+    /// Moves what is there to the next tier, or to the device, now.
+    func sync() throws(Errno) { try Files.sync(descriptor.number) }
+
+    /// Bytes the object takes in the store.
+    func storedBytes() -> Int {
+        if hasStoredBytesAttribute, let bytes = Self.storedBytesAttribute(descriptor.number) { return bytes }
+        do { return try Files.status(descriptor.number).allocatedBytes } catch { return 0 }
+    }
+
+    private static func storedBytesAttribute(_ fd: CInt) -> Int? {
+        guard let value = try? ExtendedAttributes.value("user.shrinkd.stored_bytes", of: fd) else { return nil }
+        return Int(String(decoding: value, as: UTF8.self))
+    }
+}

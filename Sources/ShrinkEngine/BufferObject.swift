@@ -1,0 +1,62 @@
+/// An object's place in the engine: plain numbers in a table, so that a walk over a million of them retains nothing.
+///
+/// What must survive the process is in the ledger's record and words; this is the rest. The kernel's counterpart is `ttm_buffer_object`.
+struct BufferObject: BitwiseCopyable {
+    /// 0: the slot is free.
+    var id: UInt32 = 0
+    var pool: UInt32 = 0
+    /// Slot in the ledger's record table.
+    var record: UInt32 = 0
+    var firstPage: UInt32 = 0
+    var pageCount: UInt32 = 0
+    var pinCount: UInt32 = 0
+    var backedUpPages: UInt32 = 0
+    var zeroPages: UInt32 = 0
+    var purgedPages: UInt32 = 0
+    /// The ticket that holds the reservation, from 1; 0 is none.
+    var holder: UInt32 = 0
+    var priority: Priority = .normal
+    var content: Content = .kept
+    var life: Life = .live
+    var reservation: Reservation = .free
+    /// Nothing of it is in the pool, as far as known; then it is on no list.
+    var isExhausted = false
+
+    /// What the owner wants of the content.
+    enum Content: UInt8 {
+        case kept
+        /// May be given up when memory is short.
+        case purgeable
+        /// Was given up; the next pin says so.
+        case purged
+        /// Being replaced by the owner (the kernel's ghost): dead already, so never copied.
+        case replaced
+
+        /// Nothing has to be copied to free its pages.
+        var isExpendable: Bool { self != .kept }
+    }
+
+    enum Life: UInt8 {
+        case live
+        /// Somebody waits to destroy it (the kernel's zombie): dead content, so never copied.
+        case ending
+        /// Being destroyed: nobody gets it any more.
+        case gone
+    }
+
+    /// Who may change the object's words and memory.
+    enum Reservation: UInt8 {
+        case free
+        /// One operation holds it; others try or wait.
+        case held
+    }
+
+    /// Its pages are freed without a copy.
+    var isExpendable: Bool { content.isExpendable || life != .live }
+
+    /// On a list of the LRU: the rest can't be shrunk (the kernel's unevictable list).
+    var isShrinkable: Bool { pinCount == 0 && !isExhausted && life != .gone }
+
+    /// An upper bound of what it has in the pool; words that say empty are hints.
+    var reclaimablePages: Int { isShrinkable ? Int(pageCount) - Int(backedUpPages) - Int(zeroPages) - Int(purgedPages) : 0 }
+}

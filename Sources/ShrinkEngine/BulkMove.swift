@@ -1,0 +1,44 @@
+import ShrinkLinux
+
+/// A group of objects that one move puts at the recently used end together, however many they are: what a program uses as a whole.
+///
+/// The kernel's counterpart is `ttm_lru_bulk_move`. Members keep their order; each priority has a range of its own. A pinned or fully backed-up member
+/// is off the list and comes back to the end of its range.
+public struct BulkMoveID: Hashable, Sendable {
+    let index: UInt32
+}
+
+extension Engine {
+    public func createBulkMove() throws(EngineError) -> BulkMoveID {
+        guard let index = state.withLock({ $0.lru.makeBulk() }) else {
+            throw EngineError(.limitReached, "there are \(EngineLimits.bulkMoves) bulk moves already; destroy one first")
+        }
+        return BulkMoveID(index: index)
+    }
+
+    /// Its members stay where they are and move alone from now on. Takes as long as there are objects.
+    public func destroyBulkMove(_ bulk: BulkMoveID) {
+        state.withLock { state in
+            guard state.lru.bulks.isInUse(bulk.index) else { return }
+            for slot in 0..<UInt32(state.objects.capacity) where state.lru.bulk(of: slot) == bulk.index { state.lru.setBulk(slot, nil) }
+            state.lru.removeBulk(bulk.index)
+        }
+    }
+
+    /// Enters an object, or takes it out (nil). It counts as used now.
+    public func setBulkMove(_ bulk: BulkMoveID?, of id: ObjectID) throws(EngineError) {
+        try state.withLock { state throws(EngineError) in
+            if let bulk, !state.lru.bulks.isInUse(bulk.index) {
+                throw EngineError(.invalidSize, "that bulk move was destroyed; make a new one")
+            }
+            state.lru.setBulk(try state.slot(id), bulk?.index)
+        }
+    }
+
+    /// All members were used now: O(1), whatever their number. Walks that stand among them go on behind their old place.
+    public func bump(_ bulk: BulkMoveID) {
+        state.withLock { state in
+            if state.lru.bulks.isInUse(bulk.index) { state.lru.bump(bulk: bulk.index) }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+public import Logging
+public import ShrinkLinux
+import Synchronization
+import SystemPackage
+
+/// Pools of buffer objects whose pages go out to a backup and come back.
+///
+/// Caveats first:
+/// - Memory of an object may be used only while it is pinned. What is written to an unpinned object may be lost to the backup's version.
+/// - Every call may block on the backup. Call from a thread of your own, never from Swift's cooperative pool.
+/// - Never give it a mount that the same process serves: such a process can't be killed in the middle of a call.
+///
+/// All methods may be called from several threads at once. What is waited for, outer to inner: a staging buffer, an object's reservation (both
+/// held across I/O), the state's lock (never held across I/O).
+public final class Engine: Sendable {
+    public struct Configuration: Sendable {
+        /// Threads that copy at once, the caller's included.
+        public var copyWorkers = 2
+        /// Operations that copy at once; the next waits for a buffer.
+        public var concurrentOperations = 4
+        /// Recover leaves at least this much of MemAvailable (/proc/meminfo); nil: the larger of 64 MiB and 1/64 of the machine.
+        public var memoryFloor: ByteCount?
+        /// What the pools of this engine may have in memory together; nil: what the machine gives. Together they may be larger than that.
+        public var maximumResident: ByteCount?
+        /// What recover leaves of this process's memory cgroup.
+        public var cgroupReserve = ByteCount.mebibytes(4)
+        /// Stops or fails at fault points, for tests.
+        public var faults: FaultHook?
+
+        public init() {}
+    }
+
+    let backup: any Backup
+    let configuration: Configuration
+    let logger: Logger
+    let state = Monitor(EngineState())
+    let staging: StagingPool
+    let team: CopyTeam
+    let room: Room
+    let ahead: RecoverAhead
+    /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
+    let availableBackupBytes = Atomic<UInt64>(0)
+    private let highestID = Mutex<UInt32>(0)
+
+    /// An engine without pools over a backup.
+    public init(backup: any Backup, configuration: Configuration = Configuration(), logger: Logger) throws(EngineError) {
+        self.backup = backup
+        self.configuration = configuration
+        self.logger = logger
+        staging = try StagingPool(count: max(1, configuration.concurrentOperations))
+        team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
+        room = try Room(configuration)
+        ahead = RecoverAhead()
+        availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
+    }
+
+    deinit { ahead.end() }
+
+    // MARK: Pools
+
+    /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages.
+    ///
+    /// `backup`: where its pages go, if not to the engine's own backup.
+    public func createPool(name: String, owner: UInt32, size: ByteCount, backup: (any Backup)? = nil) throws(EngineError) -> PoolInfo {
+        try Self.checkName(name)
+        guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
+            throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) up to 16 TiB")
+        }
+        let id = try state.withLock { state throws(EngineError) -> PoolID in
+            try state.checkRunning()
+            guard state.pools.count < EngineLimits.pools else {
+                throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
+            }
+            try state.checkFree(name, owner)
+            defer { state.nextPool += 1 }
+            return PoolID(rawValue: state.nextPool)
+        }
+        // Made outside the lock; the name is checked once more when it goes in.
+        let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup)
+        try state.withLock { state throws(EngineError) in
+            try state.checkFree(name, owner)
+            state.pools[id] = pool
+        }
+        logger.info(
+            "pool made", metadata: ["pool": "\(id.rawValue)", "name": "\(name)", "owner": "\(owner)", "size_bytes": "\(size.rawValue)"])
+        return try self.pool(id)
+    }
+
+    /// Destroys a pool and its objects. Busy while one of them is pinned.
+    public func destroyPool(_ id: PoolID) throws(EngineError) {
+        let ids = try state.withLock { state throws(EngineError) -> [ObjectID] in
+            let pool = try state.pool(id)
+            guard pool.pinnedObjects == 0 else {
+                throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
+            }
+            pool.isDying = true
+            return state.objectIDs(in: id)
+        }
+        do throws(EngineError) {
+            for object in ids {
+                // One that somebody else destroyed meanwhile is fine.
+                do throws(EngineError) { try destroyObject(object) } catch { if error.code != .noSuchObject { throw error } }
+            }
+        } catch {
+            state.withLock { $0.pools[id]?.isDying = false }
+            throw error
+        }
+        state.withLock { state in
+            if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
+            state.pools[id] = nil
+        }
+        logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
+    }
+
+    public func pools() -> [PoolInfo] {
+        state.withLock { state in state.pools.keys.sorted() }.compactMap { try? pool($0) }
+    }
+
+    public func pool(_ id: PoolID) throws(EngineError) -> PoolInfo {
+        let (pool, snapshot) = try state.withLock { state throws(EngineError) in
+            let pool = try state.pool(id)
+            return (pool, (free: pool.allocator.freePages, objects: pool.objectCount, counts: pool.countsWithoutResident))
+        }
+        let allocated = pool.allocatedPages
+        var counts = snapshot.counts
+        counts.resident = max(0, min(allocated - counts.resident, counts.empty))
+        counts.empty -= counts.resident
+        return PoolInfo(
+            id: id, name: pool.name, owner: pool.owner, sizeBytes: ByteCount(pool.sizeBytes),
+            freeBytes: ByteCount(snapshot.free * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
+            objectCount: snapshot.objects, pages: counts)
+    }
+
+    public func pool(named name: String, owner: UInt32) throws(EngineError) -> PoolInfo {
+        let id = state.withLock { state in state.pools.values.first { $0.name == name && $0.owner == owner && !$0.isDying }?.id }
+        guard let id else { throw EngineError(.noSuchPool, "uid \(owner) has no pool named \(name)") }
+        return try pool(id)
+    }
+
+    /// A duplicate of the pool's memory file, to pass to a client. It is for mmap only; its size is sealed.
+    public func poolDescriptor(_ id: PoolID) throws(EngineError) -> OwnedDescriptor {
+        let file = try state.withLock { state throws(EngineError) in try state.pool(id).file }
+        do throws(Errno) { return try file.duplicate() } catch {
+            throw EngineError(.limitReached, "no descriptor left to pass \(id) on; raise LimitNOFILE", errno: error)
+        }
+    }
+
+    // MARK: Status
+
+    public func status() -> EngineStatus {
+        let pools = self.pools()
+        let (objects, backups, stray, damaged) = state.withLock { state in
+            (state.objects.count, state.pools.values.map(\.backup), state.strayPages, state.damagedPages)
+        }
+        var orphans = 0
+        for (index, backup) in ([self.backup] + backups).enumerated()
+        where !([self.backup] + backups)[..<index].contains(where: { $0 === backup }) {
+            do throws(EngineError) {
+                let ids = try backup.objects()
+                orphans += state.withLock { state in ids.count { state.objects.slot(of: $0) == nil } }
+            } catch {
+                logger.warning("the backup can't be listed", metadata: ["error": "\(error)"])
+            }
+        }
+        let backupStatus = backup.status()
+        return EngineStatus(
+            poolCount: pools.count, objectCount: objects, pages: pools.reduce(PageCounts()) { $0 + $1.pages }, backup: backupStatus,
+            orphans: orphans, strayPages: stray, damagedPages: damaged, features: backupStatus.features)
+    }
+
+    static func checkName(_ name: String) throws(EngineError) {
+        guard !name.isEmpty, name.utf8.count <= EngineLimits.nameBytes, !name.contains("/"),
+            name.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f })
+        else {
+            throw EngineError(
+                .invalidName, "a name has 1 to \(EngineLimits.nameBytes) bytes of UTF-8 without slash or control characters")
+        }
+    }
+}
+
+extension Engine {
+    /// An id above every id that any backup of this engine ever used.
+    func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
+        let floor = highestID.withLock { $0 }
+        let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
+        highestID.withLock { $0 = max($0, id.rawValue) }
+        return id
+    }
+}
+
+extension Pool {
+    /// What is known without looking at each object. `resident` holds the ready pages here, to be taken off what the file has.
+    var countsWithoutResident: PageCounts {
+        PageCounts(resident: readyPages, zero: zeroPages, backedUp: backedUpPages, empty: max(0, objectPages - zeroPages - backedUpPages))
+    }
+}

@@ -1,0 +1,127 @@
+import Logging
+public import ShrinkLinux
+import SystemPackage
+
+extension Engine {
+    /// Takes over the pool of an engine that is gone, by its two memory files, and heals it: afterwards each page has one home again.
+    ///
+    /// Pins ended with the processes that held them.
+    ///
+    /// `backup`: where its pages are, if not in the engine's own backup.
+    public func adoptPool(
+        file: consuming OwnedDescriptor, ledger ledgerFile: consuming OwnedDescriptor, backup: (any Backup)? = nil
+    ) throws(EngineError) -> (pool: PoolID, healing: HealingReport) {
+        let backup = backup ?? self.backup
+        let ledger = try Ledger(reopening: ledgerFile)
+        let id = ledger.pool
+        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup)
+        var report = HealingReport()
+        var live: Set<UInt32> = []
+        var highest: UInt32 = 0
+        var objects: [BufferObject] = []
+        for index in 0..<ledger.geometry.recordCapacity {
+            let record = ledger.record(index)
+            switch record.state {
+            case ObjectRecord.State.free: continue
+            case ObjectRecord.State.dying:
+                try backup.remove(ObjectID(rawValue: record.id))
+                ledger.table(firstPage: Int(record.firstPage), count: Int(record.pageCount)).clear()
+                record.state = ObjectRecord.State.free
+                report.finishedDestructions += 1
+            default:
+                guard record.id > 0, record.pageCount > 0,
+                    pool.allocator.reserve(first: Int(record.firstPage), count: Int(record.pageCount))
+                else {
+                    throw EngineError(.foreignLedger, "record \(index) of the ledger is damaged: its range is taken or beyond the pool")
+                }
+                live.insert(UInt32(index))
+                highest = UInt32(index) + 1
+                objects.append(
+                    BufferObject(
+                        id: record.id, pool: id.rawValue, record: UInt32(index), firstPage: record.firstPage, pageCount: record.pageCount,
+                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content))
+            }
+        }
+        pool.adoptRecords(live: live, highest: highest)
+        for index in objects.indices {
+            let object = objects[index]
+            let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
+            let reserved = ReservedObject(
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
+                faults: nil)
+            if objects[index].content == .purged || objects[index].content == .replaced {
+                // Given up already: finished, so that nothing of it is taken for content.
+                try reserved.forget()
+                objects[index].purgedPages = UInt32(table.count)
+                objects[index].isExhausted = true
+                continue
+            }
+            report += try reserved.heal()
+            let counts = table.countByState()
+            objects[index].backedUpPages = UInt32(counts.backedUp)
+            objects[index].zeroPages = UInt32(counts.zero)
+        }
+        var resident = 0
+        for object in objects {
+            resident += (try? pool.file.residentPages(first: Int(object.firstPage), count: Int(object.pageCount))) ?? 0
+        }
+        let ready = max(0, pool.allocatedPages - resident)
+        objects.sort { $0.id < $1.id }
+        try state.withLock { [objects] state throws(EngineError) in
+            guard state.pools[id] == nil else { throw EngineError(.nameTaken, "\(id) is here already") }
+            for object in objects where state.objects.slot(of: ObjectID(rawValue: object.id)) != nil {
+                throw EngineError(.foreignLedger, "object \(object.id) is here already; the pools' ledgers do not belong to one engine")
+            }
+            state.pools[id] = pool
+            state.nextPool = max(state.nextPool, id.rawValue + 1)
+            for object in objects {
+                _ = state.insert(object, in: pool)
+            }
+            state.addReady(ready, to: pool)
+            state.damagedPages += report.lost
+        }
+        logger.notice(
+            "pool taken over",
+            metadata: [
+                "pool": "\(id.rawValue)", "objects": "\(objects.count)", "punched_in_pool": "\(report.punchedInPool)",
+                "punched_in_store": "\(report.punchedInStore)", "lost_pages": "\(report.lost)",
+            ])
+        return (id, report)
+    }
+
+    /// Duplicates of a pool's memory file and ledger, to be kept by whoever outlives this process.
+    public func persistentDescriptors(of id: PoolID) throws(EngineError) -> PersistentPool {
+        let pool = try state.withLock { state throws(EngineError) in try state.pool(id) }
+        do throws(Errno) {
+            return PersistentPool(file: try pool.file.duplicate(), ledger: try pool.ledger.descriptor.duplicate())
+        } catch {
+            throw EngineError(.limitReached, "no descriptor left to keep \(id); raise LimitNOFILE", errno: error)
+        }
+    }
+
+    /// From now on nothing new begins: making pools and objects fails with `shuttingDown`.
+    public func beginShutdown() { state.withLock { $0.isShuttingDown = true } }
+
+    /// A clean end: removes the backups of all objects. Their content is gone. Returns those that could not be removed.
+    public func removeAllBackups() -> [ObjectID] {
+        beginShutdown()
+        let ids = state.withLock { state in
+            state.objectIDs(in: nil).compactMap { id in state.objects.slot(of: id).map { (id, state.pool(of: $0).backup) } }
+        }
+        return ids.filter { id, backup in
+            do throws(EngineError) {
+                try backup.remove(id)
+                return false
+            } catch {
+                logger.error("the backup of an object can't be removed", metadata: ["object": "\(id.rawValue)", "error": "\(error)"])
+                return true
+            }
+        }.map(\.0)
+    }
+}
+
+/// What a pool is made of.
+public struct PersistentPool: ~Copyable {
+    public var file: OwnedDescriptor
+    public var ledger: OwnedDescriptor
+}

@@ -1,0 +1,194 @@
+import Logging
+import ShrinkLinux
+import SystemPackage
+
+extension Engine {
+    // MARK: Making and destroying
+
+    /// A new object, all zeros, pinned once. Its size is rounded up to pages.
+    public func createObject(in poolID: PoolID, name: String, size: ByteCount, priority: Priority = .normal) throws(EngineError)
+        -> ObjectInfo
+    {
+        try Self.checkName(name)
+        guard size.rawValue > 0, size.rawValue <= EngineLimits.pagesPerObject * basePageSize else {
+            throw EngineError(.invalidSize, "an object of \(size) is not possible; give 1 byte to 1 TiB")
+        }
+        let count = (size.rawValue + basePageSize - 1) / basePageSize
+        try at(.allocate)
+        let pool = try state.withLock { state throws(EngineError) in try state.pool(poolID) }
+        // A client may fill it at once and asks nobody then, so the configured limit is met now.
+        try staging.withStaging { (staging) throws(EngineError) in
+            try room.admit(count * basePageSize, engine: self, staging)
+        }
+        let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
+            do throws(EngineError) {
+                try state.checkRunning()
+                guard try state.pool(poolID) === pool, let record = pool.takeRecord() else {
+                    throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
+                }
+                if let first = pool.allocator.allocate(count: count) { return .success((first, record)) }
+                pool.giveBackRecord(record)
+                if pool.blocksOut > 0 { return nil }
+                throw EngineError(
+                    .poolFull,
+                    "\(poolID) has no free range of \(count * basePageSize) bytes (\(pool.allocator.freePages * basePageSize) are free in all); destroy objects or make a larger pool"
+                )
+            } catch {
+                return .failure(error)
+            }
+        }
+        let (first, record) = try place.get()
+        do throws(EngineError) {
+            try clean(pool, first, count)
+            let id = try nextID(from: pool.backup)
+            try pool.backup.create(
+                id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
+            let entry = pool.ledger.record(Int(record))
+            entry.id = id.rawValue
+            entry.firstPage = UInt32(first)
+            entry.pageCount = UInt32(count)
+            entry.priority = UInt32(priority.rawValue)
+            entry.content = .kept
+            entry.sizeBytes = UInt64(size.rawValue)
+            entry.name = name
+            entry.state = ObjectRecord.State.live
+            state.withLock { state in
+                _ = state.insert(
+                    BufferObject(
+                        id: id.rawValue, pool: poolID.rawValue, record: record, firstPage: UInt32(first), pageCount: UInt32(count),
+                        pinCount: 1, priority: priority),
+                    in: pool)
+            }
+            return try object(id)
+        } catch {
+            state.withLock { state in
+                pool.allocator.release(first: first, count: count)
+                pool.giveBackRecord(record)
+            }
+            throw error
+        }
+    }
+
+    /// What an earlier object left in the range goes: a new object reads as zeros.
+    private func clean(_ pool: Pool, _ first: Int, _ count: Int) throws(EngineError) {
+        do throws(Errno) {
+            let freed = try pool.file.freePages(first: first, count: count)
+            state.withLock { state in state.addReady(-freed, to: pool) }
+        } catch {
+            throw EngineError(.system, "cleaning a recycled range of \(pool.id) failed", errno: error)
+        }
+    }
+
+    /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own, have it pinned.
+    ///
+    /// Who shrinks it meanwhile frees its pages without a copy, and a recover of it stops at its next run.
+    public func destroyObject(_ id: ObjectID, ownPins: Int = 0) throws(EngineError) {
+        try state.withLock { state throws(EngineError) in
+            let slot = try state.slot(id)
+            guard Int(state.objects[slot].pinCount) <= ownPins else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            state.change(slot) { $0.life = .ending }
+        }
+        guard case .reserved(let slot) = reserve(id, .wait, isEnding: true) else {
+            state.withLock { state in
+                if let slot = state.objects.slot(of: id), state.objects[slot].life == .ending { state.change(slot) { $0.life = .live } }
+            }
+            throw EngineError(.interrupted, "the wait for \(id) was stopped; nothing changed, ask again")
+        }
+        let (object, pool) = state.withLock { state in
+            state.change(slot) { $0.life = .gone }
+            return (state.objects[slot], state.pool(of: slot))
+        }
+        defer { state.notifyAll() }
+        let record = pool.ledger.record(Int(object.record))
+        record.state = ObjectRecord.State.dying
+        do throws(EngineError) { try pool.backup.remove(id) } catch {
+            // The content is unwanted anyway; what stays behind is counted as an orphan.
+            logger.warning("the backup of a destroyed object stays behind", metadata: ["object": "\(id.rawValue)", "error": "\(error)"])
+        }
+        let first = Int(object.firstPage)
+        let count = Int(object.pageCount)
+        pool.ledger.table(firstPage: first, count: count).clear()
+        let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
+        record.state = ObjectRecord.State.free
+        state.withLock { state in
+            state.release(slot)
+            state.remove(slot, from: pool)
+            pool.allocator.release(first: first, count: count)
+            pool.giveBackRecord(object.record)
+            state.addReady(ready, to: pool)
+        }
+    }
+
+    // MARK: Looking
+
+    public func object(_ id: ObjectID) throws(EngineError) -> ObjectInfo {
+        let (object, pool) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool) in
+            let object = state.objects[try state.slot(id)]
+            return (object, try state.pool(PoolID(rawValue: object.pool)))
+        }
+        let count = Int(object.pageCount)
+        let resident = (try? pool.file.residentPages(first: Int(object.firstPage), count: count)) ?? 0
+        let record = pool.ledger.record(Int(object.record))
+        let pages = PageCounts(
+            resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),
+            empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
+        return ObjectInfo(
+            id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
+            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority, pinCount: Int(object.pinCount),
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, pages: pages)
+    }
+
+    /// Objects in ascending order of id, those after `after`, at most `limit`.
+    public func objects(in pool: PoolID?, after: ObjectID? = nil, limit: Int) -> [ObjectInfo] {
+        state.withLock { $0.objectIDs(in: pool, after: after?.rawValue ?? 0, limit: limit) }.compactMap { try? object($0) }
+    }
+
+    /// Copies an object's content without changing any page's state; returns the bytes read, less at the object's end.
+    public func read(_ id: ObjectID, at offset: ByteCount, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int {
+        try staging.withStaging { (staging) throws(EngineError) -> Int in
+            let slot = try reserve(id)
+            defer { release(slot) }
+            let reserved = reservedObject(slot)
+            let size = sizeBytes(slot)
+            guard !state.withLock({ $0.objects[slot].content == .purged || $0.objects[slot].content == .replaced }) else {
+                throw EngineError(.purged, "the content of \(id) was given up; pin it to have it as zeros")
+            }
+            guard offset.rawValue >= 0, offset.rawValue <= size else {
+                throw EngineError(.invalidSize, "offset \(offset.rawValue) is beyond the end of \(id), which has \(size) bytes")
+            }
+            let count = min(buffer.count, size - offset.rawValue)
+            if count > 0 {
+                try reserved.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count]), at: offset.rawValue, staging)
+            }
+            return count
+        }
+    }
+
+    private func sizeBytes(_ slot: UInt32) -> Int {
+        state.withLock { state in Int(state.pool(of: slot).ledger.record(Int(state.objects[slot].record)).sizeBytes) }
+    }
+
+    /// The object as shrink and recover see it. The caller holds the reservation, so the object and its pool stay.
+    func reservedObject(_ slot: UInt32) -> ReservedObject {
+        state.withLock { state in
+            let object = state.objects[slot]
+            let pool = state.pool(of: slot)
+            return ReservedObject(
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
+                table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
+                faults: configuration.faults)
+        }
+    }
+
+    /// A fault point that belongs to no object.
+    func at(_ point: FaultPoint) throws(EngineError) {
+        if let error = configuration.faults?(point, ObjectID(rawValue: 0), PageIndex(rawValue: 0)) { throw error }
+    }
+}
+
+extension PageTable {
+    /// All words to empty, touching only those that are not.
+    func clear() {
+        for page in 0..<count where state(page) != .empty { set(page, .empty) }
+    }
+}

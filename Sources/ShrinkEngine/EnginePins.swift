@@ -1,0 +1,76 @@
+import Logging
+import ShrinkLinux
+import SystemPackage
+
+/// What a pin says.
+public struct PinAnswer: Sendable, Equatable {
+    /// False if the content was given up since it was last pinned: it is all zeros now. Said once.
+    public var retained: Bool
+}
+
+extension Engine {
+    /// Brings the object's pages back if need be, then keeps them until `unpin`. Pins count.
+    ///
+    /// A cancellation ends the waits and stops the copying at the next run; what came back stays, and nothing is pinned.
+    @discardableResult
+    public func pin(_ id: ObjectID, cancellation: Cancellation? = nil) throws(EngineError) -> PinAnswer {
+        while true {
+            if let answer = try pinIfResident(id, cancellation) { return answer }
+            try staging.withStaging { (staging) throws(EngineError) in
+                let slot = try reserve(id, cancellation: cancellation)
+                defer { release(slot) }
+                let outcome = recoverReserved(slot, staging) { _ in cancellation?.isCancelled != true }
+                if let failure = outcome.failure { throw failure }
+            }
+        }
+    }
+
+    /// Nil if pages are in the backup.
+    private func pinIfResident(_ id: ObjectID, _ cancellation: Cancellation?) throws(EngineError) -> PinAnswer? {
+        let slot = try reserve(id, cancellation: cancellation)
+        defer { release(slot) }
+        let content = state.withLock { $0.objects[slot].content }
+        let isLost = content == .purged || content == .replaced
+        // Zeros first, answer afterwards: nobody ever reads the rest of what was given up.
+        if isLost { try clearContent(slot) }
+        let isResident = state.withLock { state -> Bool in
+            guard state.objects[slot].backedUpPages == 0 else { return false }
+            if state.objects[slot].pinCount == 0 { state.pool(of: slot).pinnedObjects += 1 }
+            state.change(slot) { object in
+                object.pinCount += 1
+                object.isExhausted = false
+            }
+            return true
+        }
+        guard isResident else { return nil }
+        forgetZeroWords(slot)
+        return PinAnswer(retained: !isLost)
+    }
+
+    /// Zero words are a hint that a writer may now make untrue.
+    private func forgetZeroWords(_ slot: UInt32) {
+        let object = state.withLock { $0.objects[slot] }
+        guard object.zeroPages > 0 else { return }
+        let table = reservedObject(slot).table
+        for page in 0..<table.count where table.isZero(page) { table.set(page, .resident) }
+        state.withLock { state in
+            state.change(slot) { $0.zeroPages = 0 }
+            state.pool(of: slot).zeroPages -= Int(object.zeroPages)
+        }
+    }
+
+    /// Undoes one `pin`. The last one makes the object shrinkable.
+    public func unpin(_ id: ObjectID) throws(EngineError) {
+        try state.withLock { state throws(EngineError) in
+            guard let slot = state.objects.slot(of: id), state.objects[slot].life != .gone else {
+                throw EngineError(.noSuchObject, "there is no \(id)")
+            }
+            guard state.objects[slot].pinCount > 0 else { throw EngineError(.notPinned, "\(id) is not pinned") }
+            state.change(slot) { $0.pinCount -= 1 }
+            if state.objects[slot].pinCount == 0 {
+                state.pool(of: slot).pinnedObjects -= 1
+                state.bump(slot)
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+import Logging
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+
+extension Engine {
+    /// Brings the target's pages back without pinning them. A bad page does not stop the rest. It takes room only above the memory floor and below
+    /// the limit, shrinking others for it if need be.
+    ///
+    /// `progress` is called after each run, on any of the copying threads, one at a time.
+    public func recover(
+        _ target: ReclaimTarget, cancellation: Cancellation? = nil,
+        progress: @escaping @Sendable (RecoverProgress) -> Continuation = { _ in .proceed }
+    ) -> RecoverResult {
+        let started = MonotonicTime.now()
+        var result = RecoverResult()
+        do throws(EngineError) {
+            let (ids, goal) = try recoverable(target)
+            let walk = RecoverWalk(engine: self, ids: ids, goalPages: goal, cancellation, progress)
+            staging.withStaging { staging in team.run(staging) { walk.work($0) } }
+            result = walk.result
+        } catch {
+            result.failure = error
+        }
+        result.durationNanoseconds = MonotonicTime.now().nanoseconds(since: started)
+        return result
+    }
+
+    /// Brings back those of an object's pages that lie in a range. With `ahead`, the rest follows in the background as far as there is room without
+    /// shrinking others.
+    public func recover(_ id: ObjectID, pages: Range<PageIndex>, ahead: Bool = false, cancellation: Cancellation? = nil) -> RecoverResult {
+        let started = MonotonicTime.now()
+        var result = RecoverResult()
+        do throws(EngineError) {
+            try staging.withStaging { (staging) throws(EngineError) in
+                let slot = try reserve(id, cancellation: cancellation)
+                defer { release(slot) }
+                let count = state.withLock { Int($0.objects[slot].pageCount) }
+                guard pages.lowerBound.rawValue >= 0, pages.upperBound.rawValue <= count else {
+                    throw EngineError(.invalidSize, "\(id) has \(count) pages; the range ends beyond them")
+                }
+                let outcome = recoverReserved(slot, pages: pages.lowerBound.rawValue..<pages.upperBound.rawValue, staging) { _ in
+                    cancellation?.isCancelled != true
+                }
+                result.recoveredPages = outcome.recoveredPages
+                result.failedPages = outcome.failedPages
+                result.failure = outcome.failure
+            }
+        } catch {
+            result.failure = error
+        }
+        if ahead, result.failure == nil { self.ahead.add(id, of: self) }
+        result.durationNanoseconds = MonotonicTime.now().nanoseconds(since: started)
+        return result
+    }
+
+    private func recoverable(_ target: ReclaimTarget) throws(EngineError) -> (ids: [ObjectID], goalPages: Int) {
+        try state.withLock { state throws(EngineError) in
+            switch target {
+            case .object(let id):
+                _ = try state.slot(id)
+                return ([id], .max)
+            case .pool(let id):
+                _ = try state.pool(id)
+                return (state.objectIDs(in: id), .max)
+            case .all: return (state.objectIDs(in: nil), .max)
+            case .bytes(let bytes):
+                guard bytes.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to recover: give a positive number of bytes") }
+                return (state.objectIDs(in: nil), (bytes.rawValue + basePageSize - 1) / basePageSize)
+            }
+        }
+    }
+
+    /// Recovers an object whose reservation is held and enters the outcome; the reservation stays.
+    func recoverReserved(
+        _ slot: UInt32, pages: Range<Int>? = nil, _ staging: Staging, mayShrinkOthers: Bool = true, progress: (RecoverOutcome) -> Bool
+    ) -> RecoverOutcome {
+        let reserved = reservedObject(slot)
+        var granted = 0
+        var outcome = reserved.recover(
+            pages ?? 0..<reserved.pageCount, staging,
+            room: { (bytes) throws(EngineError) in
+                self.room.giveBack(granted)
+                granted = 0
+                try self.room.take(bytes, engine: self, mayShrinkOthers ? staging : nil)
+                granted = bytes
+            },
+            progress: { outcome in
+                // Its owner destroys it meanwhile: what is back so far goes with it.
+                if self.state.withLock({ $0.objects[slot].life != .live }) { return false }
+                return progress(outcome)
+            })
+        room.giveBack(granted)
+        state.withLock { state in
+            if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
+                outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
+            }
+            state.pool(of: slot).backedUpPages -= outcome.recoveredPages
+            state.change(slot) { object in
+                object.backedUpPages -= UInt32(outcome.recoveredPages)
+                // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
+                if outcome.recoveredPages > 0 || outcome.failure != nil { object.isExhausted = false }
+            }
+            state.damagedPages += outcome.failedPages
+            if outcome.recoveredPages > 0 { state.bump(slot) }
+        }
+        if outcome.failedPages > 0, let failure = outcome.failure {
+            logger.error("pages could not be recovered", metadata: ["pages": "\(outcome.failedPages)", "first": "\(failure)"])
+        }
+        if outcome.undroppedPages > 0 {
+            logger.warning(
+                "recovered pages could not be dropped from the backup",
+                metadata: ["object": "\(reserved.id.rawValue)", "pages": "\(outcome.undroppedPages)"])
+        }
+        return outcome
+    }
+}
+
+/// One recover over many objects, shared by the threads that copy.
+private final class RecoverWalk: Sendable {
+    private struct Progress {
+        var next = 0
+        var result = RecoverResult()
+        var isStopped = false
+    }
+
+    private let engine: Engine
+    private let ids: [ObjectID]
+    private let goalPages: Int
+    private let cancellation: Cancellation?
+    private let report: @Sendable (RecoverProgress) -> Continuation
+    private let progress = Mutex(Progress())
+
+    init(
+        engine: Engine, ids: [ObjectID], goalPages: Int, _ cancellation: Cancellation?,
+        _ report: @escaping @Sendable (RecoverProgress) -> Continuation
+    ) {
+        self.engine = engine
+        self.ids = ids
+        self.goalPages = goalPages
+        self.cancellation = cancellation
+        self.report = report
+    }
+
+    var result: RecoverResult { progress.withLock { $0.result } }
+
+    func work(_ staging: Staging) {
+        while let id = takeID() {
+            let slot: UInt32
+            switch engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) {
+            case .reserved(let taken): slot = taken
+            case .interrupted:
+                return stop(EngineError(.interrupted, "recovering was stopped; it goes on when asked again"))
+            // One that was destroyed meanwhile needs no recovering.
+            case .gone, .busy, .deadlock, .alreadyHeld: continue
+            }
+            defer { engine.release(slot) }
+            guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else { continue }
+            let outcome = engine.recoverReserved(slot, staging) { outcome in
+                progress.withLock { progress in
+                    let total = RecoverProgress(
+                        recoveredPages: progress.result.recoveredPages + outcome.recoveredPages,
+                        failedPages: progress.result.failedPages + outcome.failedPages, currentObject: id)
+                    if report(total) == .stop || total.recoveredPages >= goalPages || cancellation?.isCancelled == true {
+                        progress.isStopped = true
+                    }
+                    return !progress.isStopped
+                }
+            }
+            progress.withLock { progress in
+                progress.result.recoveredPages += outcome.recoveredPages
+                progress.result.failedPages += outcome.failedPages
+                let reachedGoal = progress.result.recoveredPages >= goalPages
+                guard let failure = outcome.failure, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject else {
+                    return
+                }
+                progress.result.failure = progress.result.failure ?? failure
+                // Without room the next object fares no better; a damaged page is that object's alone.
+                if failure.code == .outOfMemory { progress.isStopped = true }
+            }
+        }
+    }
+
+    private func stop(_ error: EngineError) {
+        progress.withLock { progress in
+            progress.isStopped = true
+            progress.result.failure = progress.result.failure ?? error
+        }
+    }
+
+    private func takeID() -> ObjectID? {
+        progress.withLock { progress in
+            guard !progress.isStopped, progress.next < ids.count else { return nil }
+            defer { progress.next += 1 }
+            return ids[progress.next]
+        }
+    }
+}

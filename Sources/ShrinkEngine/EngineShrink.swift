@@ -1,0 +1,128 @@
+import Logging
+import ShrinkLinux
+import SystemPackage
+
+extension Engine {
+    /// Moves pages of the target out until its goal is reached or nothing is left: first ready blocks of pools, then expendable content, then objects, the
+    /// longest unused of the lowest priority first. Pinned objects are left alone. What is done stays done, whatever ends it.
+    ///
+    /// A number of bytes is a direct caller's wish: busy objects are passed over. Named objects and pools are waited for. `progress` is called after
+    /// each run, on any of the copying threads, one at a time.
+    public func shrink(
+        _ target: ReclaimTarget, cancellation: Cancellation? = nil,
+        progress: @escaping @Sendable (ShrinkProgress) -> Continuation = { _ in .proceed }
+    ) -> ShrinkResult {
+        let started = MonotonicTime.now()
+        var result: ShrinkResult
+        do throws(EngineError) {
+            switch target {
+            case .object(let id): result = try shrinkOne(id, cancellation, progress)
+            case .pool(let id):
+                _ = try state.withLock { state throws(EngineError) in try state.pool(id) }
+                result = reclaim(pool: id, goalPages: .max, .requested, cancellation, progress)
+            case .all: result = reclaim(pool: nil, goalPages: .max, .requested, cancellation, progress)
+            case .bytes(let goal):
+                guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
+                result = reclaim(
+                    pool: nil, goalPages: (goal.rawValue + basePageSize - 1) / basePageSize, .direct, cancellation, progress)
+                result.goalBytes = goal
+            }
+        } catch {
+            result = ShrinkResult()
+            result.failure = error
+        }
+        result.durationNanoseconds = MonotonicTime.now().nanoseconds(since: started)
+        return result
+    }
+
+    private func shrinkOne(
+        _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
+    ) throws(EngineError) -> ShrinkResult {
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, cancellation, progress)
+        try staging.withStaging { (staging) throws(EngineError) in
+            let slot = try reserve(id, cancellation: cancellation)
+            guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
+                release(slot)
+                throw EngineError(.busy, "\(id) is pinned; unpin it first")
+            }
+            walk.shrinkReserved(slot, goalPages: .max, staging)
+        }
+        return walk.result
+    }
+
+    /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Expendable content is purged, the rest is
+    /// backed up. The counterpart of `ttm_bo_shrink`.
+    func shrinkReserved(
+        _ slot: UInt32, goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ObjectID, ShrinkOutcome) -> Bool
+    ) -> ShrinkOutcome {
+        let reserved = reservedObject(slot)
+        let isExpendable = state.withLock { state -> Bool in
+            // Said in the ledger before the first page goes.
+            if state.objects[slot].content == .purgeable { setContent(slot, .purged, &state) }
+            return state.objects[slot].isExpendable
+        }
+        let proceed = { (outcome: ShrinkOutcome) -> Bool in
+            // Its owner destroys it meanwhile: no copy is wanted any more.
+            if !isExpendable, self.state.withLock({ $0.objects[slot].life != .live }) { return false }
+            return progress(reserved.id, outcome)
+        }
+        var outcome =
+            isExpendable
+            ? reserved.purge(goalPages: goalPages, progress: proceed)
+            : reserved.shrink(goalPages: goalPages, writeback: writeback, staging, progress: proceed)
+        outcome.isStoredInMemory = reserved.backup.isMemory
+        state.withLock { state in
+            if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
+                outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
+            }
+            let pool = state.pool(of: slot)
+            pool.backedUpPages += outcome.backedUpPages - outcome.droppedPages
+            pool.zeroPages += outcome.zeroWordsDelta
+            state.change(slot) { object in
+                object.backedUpPages = UInt32(Int(object.backedUpPages) + outcome.backedUpPages - outcome.droppedPages)
+                object.zeroPages = UInt32(Int(object.zeroPages) + outcome.zeroWordsDelta)
+                object.purgedPages = UInt32(Int(object.purgedPages) + outcome.purgedWordsDelta)
+                // Nothing resident is left: off the list until somebody uses it again. Otherwise its place stays what it was (reference §4.2, trap 1).
+                object.isExhausted = outcome.isExhausted
+            }
+            state.strayPages += outcome.strayPages
+        }
+        if outcome.strayPages > 0 {
+            logger.warning(
+                "a client wrote to pages that were backed up; the backup's content is kept", metadata: ["pages": "\(outcome.strayPages)"])
+        }
+        return outcome
+    }
+
+    /// A batch of a pool's free blocks, those behind the first `skipping`, loses its memory, at most `limit` pages. `looked`: blocks in the batch; 0 when
+    /// there are no more.
+    func dropReadyBlocks(of pool: Pool, limit: Int, skipping: Int) -> (freed: Int, looked: Int, failure: EngineError?) {
+        // The batch is taken out of the allocator, so that nobody gets one in the middle of the punch; who finds the pool full waits for it.
+        let batch = state.withLock { state in
+            var batch: [(first: Int, count: Int)] = []
+            guard pool.readyPages > 0 else { return batch }
+            var skipped = 0
+            pool.allocator.forEachFreeBlock { first, count in
+                if skipped < skipping { skipped += 1 } else { batch.append((first, count)) }
+                return batch.count < 256
+            }
+            for block in batch { _ = pool.allocator.reserve(first: block.first, count: block.count) }
+            pool.blocksOut += batch.count
+            return batch
+        }
+        var freed = 0
+        var failure: EngineError?
+        for block in batch where freed < limit {
+            do throws(Errno) { freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed) } catch {
+                failure = EngineError(.system, "freeing ready blocks of \(pool.id) failed", errno: error)
+            }
+        }
+        state.withLock { state in
+            for block in batch { pool.allocator.release(first: block.first, count: block.count) }
+            pool.blocksOut -= batch.count
+            state.addReady(-freed, to: pool)
+        }
+        if !batch.isEmpty { state.notifyAll() }
+        return (freed, batch.count, failure)
+    }
+}

@@ -1,0 +1,29 @@
+/// Every place between two persistent steps, and every step that can fail. A test makes the engine stop or fail there.
+///
+/// The kernel's counterpart is `backup_fault_inject` with two sites; here each step has one.
+public enum FaultPoint: String, Sendable, CaseIterable {
+    // Before anything is changed.
+    case allocate
+    case reserve
+    case room
+    /// Between two runs, as if the caller had just cancelled.
+    case cancel
+    // Shrink: copy out → words → free.
+    case beforeCopyOut
+    case afterCopyOut
+    case betweenWords
+    case afterWords
+    case afterFree
+    /// Content is given up, nothing is freed yet.
+    case afterPurgeMark
+    case betweenPurgeRuns
+    // Recover: copy in → words → drop.
+    case beforeCopyIn
+    case afterCopyIn
+    case afterRecoverWords
+    case beforeDrop
+    case afterDrop
+}
+
+/// What an armed fault point does; nil goes on. Called with the object and the first page of the run.
+public typealias FaultHook = @Sendable (FaultPoint, ObjectID, PageIndex) -> EngineError?

@@ -1,0 +1,186 @@
+import ShrinkLinux
+import SystemPackage
+
+// Shrinking one object, page by page and in bounded memory: copy out → set words → free, run by run.
+//
+// Who calls holds the object's reservation and its pin count is zero, so no client may write its pages. The word of a page becomes
+// backedUp only after the page is in the backup, and the page is freed only after its word says so: whatever stops this between two steps
+// leaves each page with one valid home, and healing removes the other copy. The kernel's counterpart is `ttm_pool_backup`.
+
+/// One object's memory, words and backup, while its reservation is held.
+struct ReservedObject {
+    let id: ObjectID
+    let poolFile: SharedDescriptor
+    let firstPage: Int
+    let table: PageTable
+    let backup: any Backup
+    let faults: FaultHook?
+
+    var pageCount: Int { table.count }
+    func poolOffset(_ page: Int) -> Int { (firstPage + page) * basePageSize }
+
+    @inline(__always)
+    func at(_ point: FaultPoint, _ page: Int) throws(EngineError) {
+        guard let faults else { return }
+        if let error = faults(point, id, PageIndex(rawValue: page)) { throw error }
+    }
+}
+
+/// What was done to one object, also when it stopped early.
+struct ShrinkOutcome {
+    var scannedPages = 0
+    var backedUpPages = 0
+    var zeroPages = 0
+    var freedPages = 0
+    var storedBytes = 0
+    var isStoredInMemory = false
+    /// Freed without a copy.
+    var purgedPages = 0
+    /// Words that were backed up and are purged now.
+    var droppedPages = 0
+    var purgedWordsDelta = 0
+    /// Change of the number of words that say zero; a zero page that was written since is one less.
+    var zeroWordsDelta = 0
+    /// Pages that a client wrote while the backup had them: the backup wins, they are freed.
+    var strayPages = 0
+    /// Nothing of the object is left in the pool.
+    var isExhausted = false
+    var failure: EngineError?
+}
+
+extension ReservedObject {
+    /// Frees pages until `goalPages` are freed or none is left. A failure at page k leaves every page before k backed up and every page from k on
+    /// resident.
+    func shrink(goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
+        var outcome = ShrinkOutcome()
+        do throws(EngineError) {
+            let file = try backup.open(id)
+            let storedBefore = file.storedBytes()
+            defer { outcome.storedBytes = file.storedBytes() - storedBefore }
+            try shrink(goalPages, writeback, file, staging, &outcome, progress)
+            outcome.isExhausted = try nextExtent(from: 0) == nil
+        } catch {
+            // This call fails; the next one may find the server back.
+            if error.errno == .socketNotConnected { backup.reconnect() }
+            outcome.failure = error
+        }
+        return outcome
+    }
+
+    private func shrink(
+        _ goalPages: Int, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
+        _ progress: (ShrinkOutcome) -> Bool
+    ) throws(EngineError) {
+        var page = 0
+        var extentEnd = 0
+        while outcome.freedPages < goalPages {
+            if page >= extentEnd {
+                // One search for the whole extent: SEEK_HOLE walks it page by page, so asking again for every run would be quadratic.
+                guard let extent = try nextExtent(from: page) else { return }
+                (page, extentEnd) = (extent.lowerBound, extent.upperBound)
+            }
+            let run = page..<min(page + min(EngineLimits.runPages, goalPages - outcome.freedPages), extentEnd)
+            try at(.cancel, run.lowerBound)
+            try at(.beforeCopyOut, run.lowerBound)
+            try readPool(run, staging)
+            outcome.scannedPages += run.count
+            var (done, failure) = copyOut(run, writeback, file, staging)
+            if failure?.code == .backupFull, writeback {
+                // What lies in the first tier goes to the next one now; then there is room, or there is none.
+                do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
+                (done, failure) = copyOut(run, writeback, file, staging)
+            }
+            if done > 0 {
+                try at(.afterCopyOut, run.lowerBound)
+                try setWords(run.lowerBound..<run.lowerBound + done, staging, &outcome)
+                try at(.afterWords, run.lowerBound)
+                try free(run.lowerBound..<run.lowerBound + done)
+                outcome.freedPages += done
+                try at(.afterFree, run.lowerBound)
+            }
+            if let failure { throw failure }
+            page = run.upperBound
+            if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    /// Pages that take memory in the pool, at or after `page`.
+    func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
+        guard page < pageCount else { return nil }
+        do throws(Errno) {
+            let end = poolOffset(pageCount)
+            guard let data = try Files.nextData(poolFile.number, from: poolOffset(page)), data < end else { return nil }
+            let hole = min(try Files.nextHole(poolFile.number, from: data) ?? end, end)
+            return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+        } catch {
+            throw EngineError(.system, "finding the resident pages of \(id) failed", errno: error)
+        }
+    }
+
+    private func readPool(_ run: Range<Int>, _ staging: Staging) throws(EngineError) {
+        do throws(Errno) {
+            let n = try Files.read(poolFile.number, into: staging.pages(0..<run.count), at: poolOffset(run.lowerBound))
+            guard n == run.count * basePageSize else { throw Errno.ioError }
+        } catch {
+            throw EngineError(.system, "reading pages of \(id) from the pool failed", errno: error)
+        }
+    }
+
+    /// Stores the pages of a run that need it. Returns how many pages from the start are safe, zeros included, and why it stopped there.
+    private func copyOut(
+        _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
+    ) -> (done: Int, failure: EngineError?) {
+        var i = 0
+        while i < run.count {
+            if !needsBackup(run.lowerBound + i, staging.pages(i..<i + 1)) {
+                i += 1
+                continue
+            }
+            var end = i + 1
+            while end < run.count, needsBackup(run.lowerBound + end, staging.pages(end..<end + 1)) { end += 1 }
+            let written = file.write(
+                UnsafeRawBufferPointer(staging.pages(i..<end)), at: (run.lowerBound + i) * basePageSize, writeback: writeback)
+            if let error = written.error {
+                return (
+                    i + written.bytes / basePageSize,
+                    .backup("backing up page \(run.lowerBound + i + written.bytes / basePageSize) of \(id)", error)
+                )
+            }
+            i = end
+        }
+        return (run.count, nil)
+    }
+
+    /// False for a page of zeros, which is only freed and noted, and for a stray page, whose valid content the backup has.
+    @inline(__always)
+    private func needsBackup(_ page: Int, _ content: UnsafeMutableRawBufferPointer) -> Bool {
+        guard let base = content.baseAddress else { return false }
+        return !table.isBackedUp(page) && !isZero(base, basePageSize)
+    }
+
+    private func setWords(_ pages: Range<Int>, _ staging: Staging, _ outcome: inout ShrinkOutcome) throws(EngineError) {
+        for page in pages {
+            if faults != nil, page != pages.lowerBound { try at(.betweenWords, page) }
+            let i = page - pages.lowerBound
+            if table.isBackedUp(page) {
+                outcome.strayPages += 1
+            } else if needsBackup(page, staging.pages(i..<i + 1)) {
+                if table.isZero(page) { outcome.zeroWordsDelta -= 1 }
+                table.set(page, .backedUp(Handle(PageIndex(rawValue: page))))
+                outcome.backedUpPages += 1
+            } else {
+                if !table.isZero(page) { outcome.zeroWordsDelta += 1 }
+                table.set(page, .zero)
+                outcome.zeroPages += 1
+            }
+        }
+    }
+
+    func free(_ pages: Range<Int>) throws(EngineError) {
+        do throws(Errno) {
+            try Files.punch(poolFile.number, at: poolOffset(pages.lowerBound), length: pages.count * basePageSize)
+        } catch {
+            throw EngineError(.system, "freeing pages of \(id) in the pool failed; they are in the backup", errno: error)
+        }
+    }
+}

@@ -1,0 +1,127 @@
+import ShrinkLinux
+
+/// The state of one page as the ledger holds it.
+///
+/// Only `backedUp` is a fact: the backup has the only valid content. The others are hints that a fresh look at the pool file settles.
+/// The kernel's counterpart is a slot of `ttm_tt.pages`: NULL, a page, or a tagged handle.
+public enum PageState: Sendable, Equatable {
+    /// Never touched, as far as known.
+    case empty
+    case resident
+    /// Was all zeros and is a hole now.
+    case zero
+    case backedUp(Handle)
+    /// Content given up (purgeable objects).
+    case purged
+}
+
+extension PageState {
+    /// The state machine (reference §1.5): a live handle sits in its own slot only, content goes out once and comes back once, and what was purged comes
+    /// back through empty.
+    func mayBecome(_ next: PageState, at page: Int) -> Bool {
+        switch (self, next) {
+        case (_, .purged), (_, .empty): true
+        case (.purged, _): false
+        case (.backedUp, .resident): true
+        case (.backedUp, _): false
+        case (_, .backedUp(let handle)): handle == Handle(PageIndex(rawValue: page))
+        default: true
+        }
+    }
+}
+
+/// One 64-bit word: a tag in the low three bits, the handle above. 0 is `empty`, so a fresh ledger is all empty.
+struct PageWord {
+    private enum Tag {
+        static let empty: UInt64 = 0
+        static let resident: UInt64 = 1
+        static let zero: UInt64 = 2
+        static let backedUp: UInt64 = 3
+        static let purged: UInt64 = 4
+        static let mask: UInt64 = 7
+        static let shift: UInt64 = 3
+    }
+
+    @inline(__always)
+    static func encode(_ state: PageState) -> UInt64 {
+        switch state {
+        case .empty: Tag.empty
+        case .resident: Tag.resident
+        case .zero: Tag.zero
+        case .backedUp(let handle): handle.rawValue << Tag.shift | Tag.backedUp
+        case .purged: Tag.purged
+        }
+    }
+
+    /// Nil for a word no version of this ledger writes.
+    @inline(__always)
+    static func decode(_ word: UInt64) -> PageState? {
+        switch word & Tag.mask {
+        case Tag.empty: word == 0 ? .empty : nil
+        case Tag.resident: .resident
+        case Tag.zero: .zero
+        case Tag.backedUp: word >> Tag.shift > 0 ? .backedUp(Handle(rawValue: word >> Tag.shift)) : nil
+        case Tag.purged: .purged
+        default: nil
+        }
+    }
+
+    @inline(__always)
+    static func isBackedUp(_ word: UInt64) -> Bool { word & Tag.mask == Tag.backedUp }
+    @inline(__always)
+    static func isZero(_ word: UInt64) -> Bool { word & Tag.mask == Tag.zero }
+}
+
+/// The words of one object, indexed by its pages. Who changes them holds the object's reservation.
+struct PageTable {
+    private let base: UnsafeMutablePointer<UInt64>
+    let count: Int
+
+    init(base: UnsafeMutablePointer<UInt64>, count: Int) {
+        self.base = base
+        self.count = count
+    }
+
+    @inline(__always)
+    private func slot(_ page: Int) -> SharedWord {
+        precondition(page >= 0 && page < count, "page beyond the object")
+        return SharedWord(base + page)
+    }
+
+    @inline(__always)
+    func isBackedUp(_ page: Int) -> Bool { PageWord.isBackedUp(slot(page).load()) }
+    @inline(__always)
+    func isZero(_ page: Int) -> Bool { PageWord.isZero(slot(page).load()) }
+
+    /// A word that can't be decoded counts as backed up: then nothing is thrown away on its word.
+    func state(_ page: Int) -> PageState { PageWord.decode(slot(page).load()) ?? .backedUp(Handle(PageIndex(rawValue: page))) }
+
+    @inline(__always)
+    func set(_ page: Int, _ state: PageState) {
+        assert(self.state(page).mayBecome(state, at: page), "a page may not go from \(self.state(page)) to \(state)")
+        slot(page).store(PageWord.encode(state))
+    }
+
+    /// Words by state, counted afresh; for healing and for checks.
+    func countByState() -> PageCounts {
+        var counts = PageCounts()
+        for page in 0..<count {
+            switch state(page) {
+            case .empty, .purged: counts.empty += 1
+            case .resident: counts.resident += 1
+            case .zero: counts.zero += 1
+            case .backedUp: counts.backedUp += 1
+            }
+        }
+        return counts
+    }
+
+    var purgedPages: Int { (0..<count).count { state($0) == .purged } }
+
+    /// The end of the run of backed-up pages that starts at `page`, at most `limit` long.
+    func endOfBackedUp(from page: Int, limit: Int) -> Int {
+        var end = page
+        while end < count, end - page < limit, isBackedUp(end) { end += 1 }
+        return end
+    }
+}

@@ -1,0 +1,255 @@
+import ShrinkLinux
+import SystemPackage
+
+/// One reclaim over many objects, shared by the threads that copy: a cursor over the lists, pass by pass, until the goal is reached.
+///
+/// The counterparts are `xe_shrinker_walk` and the driver's loop over `ttm_bo_lru_for_each_reserved_guarded`.
+final class ReclaimWalk: Sendable {
+    private struct Progress {
+        var result = ShrinkResult()
+        var freedPages = 0
+        /// Pages that running workers may still free.
+        var claimedPages = 0
+        var cursor: LRU.Cursor?
+        var pass = ReclaimPass.purge
+        /// Objects that others had, in this pass.
+        var busyObjects = 0
+        /// Nothing more in this pass: the backup is full or failing.
+        var isPassOver = false
+        /// Nothing more at all: the caller said so.
+        var isStopped = false
+        /// Objects in a row that failed.
+        var failuresInARow = 0
+    }
+
+    private let engine: Engine
+    private let pool: PoolID?
+    private let goalPages: Int
+    private let cancellation: Cancellation?
+    private let report: @Sendable (ShrinkProgress) -> Continuation
+    private let progress = Monitor(Progress())
+
+    /// Steps of the cursor in one hold of the engine's lock.
+    private static let stepsPerLock = 1024
+    /// A backup that fails so many objects in a row fails the next one too.
+    private static let failuresThatEnd = 8
+
+    init(
+        engine: Engine, pool: PoolID?, goalPages: Int, _ cancellation: Cancellation?,
+        _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
+    ) {
+        self.engine = engine
+        self.pool = pool
+        self.goalPages = goalPages
+        self.cancellation = cancellation
+        self.report = report
+    }
+
+    var result: ShrinkResult { progress.withLock { $0.result } }
+
+    /// The goal is not reached, and nobody said stop.
+    var isOpen: Bool { progress.withLock { !$0.isStopped && $0.freedPages < goalPages } }
+
+    /// False if no cursor is left.
+    func begin() -> Bool {
+        let (cursor, pinned) = engine.state.withLock { state in
+            (state.lru.makeCursor(), state.pools.values.reduce(0) { $0 + ($1.id == pool || pool == nil ? $1.pinnedObjects : 0) })
+        }
+        progress.withLock { progress in
+            progress.cursor = cursor
+            progress.result.skippedObjects = pinned
+            if cursor == nil {
+                progress.result.failure = EngineError(.limitReached, "\(LRU.maxCursors) shrinks run already; wait for one to end")
+            }
+        }
+        return cursor != nil
+    }
+
+    /// A pass that the counters know to be empty is not walked.
+    func isWorthwhile(_ pass: ReclaimPass) -> Bool {
+        switch pass {
+        case .purge: engine.state.withLock { $0.tally.expendablePages > 0 }
+        case .idle: true
+        case .busy: progress.withLock { $0.busyObjects > 0 }
+        case .writeback: progress.withLock { $0.busyObjects > 0 || $0.isPassOver }
+        }
+    }
+
+    func begin(_ pass: ReclaimPass) {
+        engine.state.withLock { state in
+            progress.withLock { progress in
+                progress.pass = pass
+                progress.isPassOver = false
+                progress.busyObjects = 0
+                progress.failuresInARow = 0
+                if var cursor = progress.cursor {
+                    state.lru.rewind(&cursor)
+                    progress.cursor = cursor
+                }
+            }
+        }
+    }
+
+    func end() {
+        let cursor = progress.withLock { progress in
+            progress.result.skippedObjects += progress.busyObjects
+            return progress.cursor
+        }
+        if let cursor { engine.state.withLock { $0.lru.end(cursor) } }
+    }
+
+    /// Takes objects and shrinks them until the goal is reached or none is left.
+    func work(_ staging: Staging) {
+        while let taken = takeObject() { shrinkReserved(taken.slot, goalPages: taken.goalPages, staging, claimed: taken.goalPages) }
+    }
+
+    private enum Step {
+        case taken(slot: UInt32, goalPages: Int)
+        /// Somebody has it; this pass waits.
+        case wait(ObjectID)
+        /// No step was made, or many without a find: look at the goal again.
+        case again
+        case finished
+    }
+
+    /// The next object, reserved, and how many of its pages may go.
+    private func takeObject() -> (slot: UInt32, goalPages: Int)? {
+        while true {
+            // Wait while others may still reach the goal with what they have.
+            let isOpen = progress.wait { progress -> Bool? in
+                if progress.isStopped || progress.isPassOver || progress.freedPages >= self.goalPages { return false }
+                return self.goalPages - progress.freedPages - progress.claimedPages > 0 ? true : nil
+            }
+            guard isOpen else { return nil }
+            if cancellation?.isCancelled == true {
+                stop(EngineError(.interrupted, "shrinking was stopped; it goes on when asked again"))
+                return nil
+            }
+            switch engine.state.withLock({ step(&$0) }) {
+            case .taken(let slot, let goal): return (slot, goal)
+            case .wait(let id):
+                guard case .reserved(let slot) = engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) else { continue }
+                let goal = engine.state.withLock { state in isWanted(state.objects[slot]) ? claim(state.objects[slot]) : 0 }
+                if goal > 0 { return (slot, goal) }
+                engine.release(slot)
+            case .again: continue
+            case .finished: return nil
+            }
+        }
+    }
+
+    /// Only one thread steps at a time: the engine's lock is held, and the cursor is stored back before it is let go.
+    private func step(_ state: inout EngineState) -> Step {
+        let (stored, pass) = progress.withLock { ($0.cursor, $0.pass) }
+        guard var cursor = stored else { return .finished }
+        defer { progress.withLock { $0.cursor = cursor } }
+        // Claims are made under the engine's lock only, so this room does not shrink until it is claimed.
+        guard progress.withLock({ goalPages - $0.freedPages - $0.claimedPages }) > 0 else { return .again }
+        for _ in 0..<Self.stepsPerLock {
+            guard let slot = state.lru.next(&cursor) else { return .finished }
+            let object = state.objects[slot]
+            guard isWanted(object), pass != .purge || object.isExpendable else { continue }
+            guard object.reservation == .free else {
+                progress.withLock { $0.busyObjects += 1 }
+                if pass == .busy { return .wait(ObjectID(rawValue: object.id)) }
+                continue
+            }
+            let goal = claim(object)
+            guard goal > 0 else { continue }
+            state.take(slot)
+            return .taken(slot: slot, goalPages: goal)
+        }
+        return .again
+    }
+
+    @inline(__always)
+    private func isWanted(_ object: BufferObject) -> Bool { object.isShrinkable && (pool == nil || object.pool == pool?.rawValue) }
+
+    private func claim(_ object: BufferObject) -> Int {
+        progress.withLock { progress in
+            // Whatever its words say, any page may be in the pool; the goal is the limit.
+            let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
+            guard claim > 0 else { return 0 }
+            progress.claimedPages += claim
+            return claim
+        }
+    }
+
+    private func stop(_ error: EngineError) {
+        progress.withLock { progress in
+            progress.isStopped = true
+            progress.result.failure = progress.result.failure ?? error
+        }
+        progress.notifyAll()
+    }
+
+    /// Shrinks an object whose reservation is held, enters the outcome, and releases it.
+    func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
+        let pass = progress.withLock { $0.pass }
+        let outcome = engine.shrinkReserved(slot, goalPages: goalPages, writeback: pass == .writeback, staging) { id, outcome in
+            progress.withLock { progress in
+                if progress.isStopped { return false }
+                let total = ShrinkProgress(
+                    scannedPages: progress.result.scannedPages + outcome.scannedPages,
+                    freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                if report(total) == .stop || cancellation?.isCancelled == true { progress.isStopped = true }
+                return !progress.isStopped
+            }
+        }
+        engine.release(slot)
+        progress.withLock { progress in
+            progress.claimedPages -= claimed
+            progress.freedPages += outcome.freedPages
+            progress.result.add(outcome)
+            progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
+            guard let failure = outcome.failure else {
+                progress.failuresInARow = 0
+                return
+            }
+            // One bad object is that object's affair, and what it freed counts; a full backup is full for the next one too.
+            switch failure.code {
+            case .busy, .noSuchObject: return
+            case .interrupted: progress.isStopped = true
+            case .backupFull: progress.isPassOver = true
+            default: break
+            }
+            progress.result.failure = progress.result.failure ?? failure
+            progress.failuresInARow += 1
+            if progress.failuresInARow >= Self.failuresThatEnd { progress.isPassOver = true }
+        }
+        progress.notifyAll()
+    }
+
+    // MARK: Ready blocks
+
+    /// Freed ranges of pools that still take memory go first: nothing has to be kept of them. Stops at the goal.
+    func dropReadyBlocks() {
+        let pools = engine.state.withLock { state in state.pools.values.filter { (pool == nil || $0.id == pool) && $0.readyPages > 0 } }
+        for pool in pools {
+            var passed = 0
+            while case let open = progress.withLock({ goalPages - $0.freedPages }), open > 0 {
+                let (freed, looked, failure) = engine.dropReadyBlocks(of: pool, limit: open, skipping: passed)
+                passed += looked
+                progress.withLock { progress in
+                    progress.freedPages += freed
+                    progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
+                    progress.result.scannedPages += freed
+                    if let failure { progress.result.failure = progress.result.failure ?? failure }
+                }
+                if looked == 0 || failure != nil { break }
+            }
+        }
+    }
+}
+
+extension ShrinkResult {
+    mutating func add(_ outcome: ShrinkOutcome) {
+        scannedPages += outcome.scannedPages
+        backedUpPages += outcome.backedUpPages
+        zeroPages += outcome.zeroPages
+        purgedPages += outcome.purgedPages
+        storedBytes = storedBytes + ByteCount(outcome.storedBytes)
+        if outcome.isStoredInMemory { netFreedBytes = netFreedBytes - ByteCount(outcome.storedBytes) }
+        netFreedBytes = netFreedBytes + ByteCount(outcome.freedPages * basePageSize)
+    }
+}

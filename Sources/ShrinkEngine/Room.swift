@@ -1,0 +1,149 @@
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+
+/// Room in memory for pages that come back, obtained before they come: below the configured limit, above the floor of the machine, within the memory
+/// cgroup of this process. Where there is none, others are shrunk as a direct caller; if that does not help, a typed error and nothing changed.
+///
+/// Nothing is killed for a recover: pwrite(2) into a full cgroup starts the OOM killer instead of failing, so it is never begun.
+final class Room: Sendable {
+    private struct Grants {
+        /// Bytes that the last look at the machine allows without another.
+        var credit = 0
+        /// Bytes on their way in, not yet in the pools' files.
+        var inFlight = 0
+    }
+
+    private static let creditBytes = 16 << 20
+    private static let attempts = 4
+
+    private let floorBytes: Int
+    private let maximumResident: Int?
+    private let cgroupReserve: Int
+    private let cgroup: MemoryCgroup?
+    private let grants = Mutex(Grants())
+
+    init(_ configuration: Engine.Configuration) throws(EngineError) {
+        if let floor = configuration.memoryFloor {
+            floorBytes = max(0, floor.rawValue)
+        } else {
+            let total: UInt64
+            do throws(Errno) { total = try MemoryInfo().total } catch {
+                throw EngineError(.system, "/proc/meminfo can't be read", errno: error)
+            }
+            floorBytes = max(64 << 20, Int(total / 64))
+        }
+        maximumResident = configuration.maximumResident?.rawValue
+        cgroupReserve = configuration.cgroupReserve.rawValue
+        cgroup = MemoryCgroup.ofThisProcess()
+    }
+
+    /// Room for a run that is about to come in; given back when it is in. With a staging buffer, others are shrunk for it.
+    func take(_ bytes: Int, engine: Engine, _ staging: Staging?) throws(EngineError) {
+        try engine.at(.room)
+        grants.withLock { $0.inFlight += bytes }
+        do throws(EngineError) {
+            try obtain(bytes, engine, staging, checksMachine: true)
+        } catch {
+            giveBack(bytes)
+            throw error
+        }
+    }
+
+    func giveBack(_ bytes: Int) {
+        if bytes > 0 { grants.withLock { $0.inFlight -= bytes } }
+    }
+
+    /// Room for an object that its client may fill as soon as it has it. Only the configured limit counts: the client's pages come one by one.
+    func admit(_ bytes: Int, engine: Engine, _ staging: Staging) throws(EngineError) {
+        guard maximumResident != nil else { return }
+        grants.withLock { $0.inFlight += bytes }
+        defer { giveBack(bytes) }
+        try obtain(bytes, engine, staging, checksMachine: false)
+    }
+
+    private enum Shortage {
+        case none
+        case limit(Int)
+        case machine(Int)
+        case cgroup(Int)
+
+        var bytes: Int {
+            switch self {
+            case .none: 0
+            case .limit(let bytes), .machine(let bytes), .cgroup(let bytes): bytes
+            }
+        }
+    }
+
+    private func obtain(_ bytes: Int, _ engine: Engine, _ staging: Staging?, checksMachine: Bool) throws(EngineError) {
+        var lack = try shortage(bytes, engine, checksMachine)
+        for _ in 0..<Self.attempts where lack.bytes > 0 {
+            guard let staging else { break }
+            let before = lack.bytes
+            let freed = engine.reclaimDirect(goalPages: (lack.bytes + basePageSize - 1) / basePageSize, staging).freedBytes.rawValue
+            lack = try shortage(bytes, engine, checksMachine)
+            // Pages that only moved to a store in the same memory give no room; going on would push everything out in vain.
+            if freed == 0 || before - lack.bytes < freed / 8 { break }
+        }
+        if lack.bytes > 0 { throw error(lack, bytes) }
+    }
+
+    private func shortage(_ bytes: Int, _ engine: Engine, _ checksMachine: Bool) throws(EngineError) -> Shortage {
+        if let maximumResident {
+            let inFlight = grants.withLock { $0.inFlight }
+            let over = engine.residentBytes() + inFlight - maximumResident
+            if over > 0 { return .limit(over) }
+        }
+        guard checksMachine else { return .none }
+        let hasCredit = grants.withLock { grants in
+            guard grants.credit >= bytes else { return false }
+            grants.credit -= bytes
+            return true
+        }
+        if hasCredit { return .none }
+        do throws(Errno) {
+            let available = Int(clamping: try MemoryInfo().available) - floorBytes
+            if available < bytes { return .machine(bytes - available) }
+            var headroom = available
+            if let cgroup {
+                let inGroup = try cgroup.availableBytes() - cgroupReserve
+                if inGroup < bytes { return .cgroup(bytes - inGroup) }
+                headroom = min(headroom, inGroup)
+            }
+            // Others take memory too: no more than a part of what is there is promised without looking again.
+            grants.withLock { $0.credit = min(headroom / 8, Self.creditBytes) }
+        } catch {
+            throw EngineError(.system, "how much memory there is can't be read", errno: error)
+        }
+        return .none
+    }
+
+    private func error(_ lack: Shortage, _ bytes: Int) -> EngineError {
+        switch lack {
+        case .limit(let over):
+            EngineError(
+                .outOfMemory,
+                "bringing \(bytes) bytes in would exceed the limit of \(maximumResident ?? 0) resident bytes by \(over), and no other object gave way; unpin objects or raise the limit"
+            )
+        case .cgroup(let missing):
+            EngineError(
+                .outOfMemory,
+                "bringing \(bytes) bytes in would leave less than \(cgroupReserve) bytes of this process's memory cgroup (\(missing) are missing); unpin objects or raise its limit"
+            )
+        case .machine(let missing):
+            EngineError(
+                .outOfMemory,
+                "bringing \(bytes) bytes in would leave less than \(floorBytes) bytes of memory available (\(missing) are missing); free memory or lower the floor"
+            )
+        case .none: EngineError(.outOfMemory, "no room for \(bytes) bytes")
+        }
+    }
+}
+
+extension Engine {
+    /// What all pools' memory files take, ready blocks included.
+    func residentBytes() -> Int {
+        state.withLock { Array($0.pools.values) }.reduce(0) { $0 + $1.allocatedPages * basePageSize }
+    }
+}

@@ -1,0 +1,102 @@
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+
+/// What could be reclaimed, and reclaiming it: the two calls a source of pressure makes.
+///
+/// The kernel's counterpart is a registered `struct shrinker`: `count_objects` and `scan_objects`, with the passes of `xe_shrinker.c`.
+public struct Shrinker: Sendable {
+    private let engine: Engine
+
+    init(engine: Engine) { self.engine = engine }
+
+    /// How much there is; `empty` is not the same as zero after a scan that was not allowed to do anything.
+    public enum Count: Sendable, Equatable {
+        /// SHRINK_EMPTY: nothing, also with more permissions, until objects are used again.
+        case empty
+        /// An upper bound, in pages: what words say is a hint.
+        case pages(Int)
+    }
+
+    /// What a scan did.
+    public enum Scan: Sendable, Equatable {
+        /// SHRINK_STOP: there was nothing that may be looked at. Do not ask again for now.
+        case stop
+        /// Looked at and freed are told apart: a page may be looked at and stay.
+        case scanned(ShrinkResult)
+    }
+
+    /// What a caller with these permissions may hope for. Reads counters only: the same time for one object and for a million.
+    public func count(_ context: ReclaimContext) -> Count {
+        let tally = engine.state.withLock { $0.tally }
+        let free = tally.readyPages + tally.expendablePages
+        var pages = free
+        if context.mayUseFileSystem {
+            let available = engine.availableBackupBytes.load(ordering: .relaxed) / UInt64(basePageSize)
+            pages += Int(min(UInt64(tally.shrinkablePages), available))
+        }
+        return pages == 0 && tally.shrinkablePages == 0 ? .empty : .pages(pages)
+    }
+
+    /// Frees up to `goalPages`: ready blocks, then pass by pass what the context allows.
+    ///
+    /// Frees at most the goal and one object's run more. A busy object never ends it, and what was freed is always told.
+    public func scan(
+        goalPages: Int, _ context: ReclaimContext, cancellation: Cancellation? = nil,
+        progress: @escaping @Sendable (ShrinkProgress) -> Continuation = { _ in .proceed }
+    ) -> Scan {
+        let result = engine.reclaim(pool: nil, goalPages: goalPages, context, cancellation, progress)
+        return result.scannedPages == 0 && result.freedBytes == .zero && result.failure == nil ? .stop : .scanned(result)
+    }
+
+    /// A good goal for one scan: about two average objects, so that little is reclaimed in excess and little time goes into asking.
+    public var batchPages: Int {
+        let tally = engine.state.withLock { $0.tally }
+        guard tally.shrinkableObjects > 0 else { return EngineLimits.runPages }
+        return min(max(EngineLimits.runPages / 8, 2 * tally.shrinkablePages / tally.shrinkableObjects), 1 << 16)
+    }
+}
+
+extension Engine {
+    public var shrinker: Shrinker { Shrinker(engine: self) }
+
+    /// Asks the backup for its space, for `Shrinker.count`.
+    func refreshAvailableBackupBytes() { availableBackupBytes.store(backup.availableBytes, ordering: .relaxed) }
+
+    func reclaim(
+        pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
+        _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
+    ) -> ShrinkResult {
+        let started = MonotonicTime.now()
+        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, cancellation, progress)
+        walk.dropReadyBlocks()
+        if walk.isOpen, walk.begin() {
+            staging.withStaging { staging in
+                for pass in ReclaimPass.allCases where pass.isAllowed(in: context) && walk.isOpen && walk.isWorthwhile(pass) {
+                    walk.begin(pass)
+                    // Waiting is for one thread: the others would stand behind it.
+                    if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                }
+            }
+            walk.end()
+        }
+        refreshAvailableBackupBytes()
+        var result = walk.result
+        result.durationNanoseconds = MonotonicTime.now().nanoseconds(since: started)
+        return result
+    }
+
+    /// The same on the caller's thread with the caller's buffer, for one that holds an object's reservation: it never waits for another.
+    func reclaimDirect(goalPages: Int, _ staging: Staging) -> ShrinkResult {
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: goalPages, nil) { _ in .proceed }
+        walk.dropReadyBlocks()
+        if walk.isOpen, walk.begin() {
+            for pass in ReclaimPass.allCases where pass.isAllowed(in: .direct) && walk.isOpen && walk.isWorthwhile(pass) {
+                walk.begin(pass)
+                walk.work(staging)
+            }
+            walk.end()
+        }
+        return walk.result
+    }
+}

@@ -1,0 +1,42 @@
+import ShrinkLinux
+import SystemPackage
+
+/// The memory a copy passes through: one run, page-aligned (for O_DIRECT), allocated at start and never again.
+///
+/// Reading the pool with pread into it, instead of through a mapping, keeps holes holes.
+final class Staging: @unchecked Sendable {
+    // Sendable: one worker owns it at a time.
+    private let memory: MappedMemory
+
+    init() throws(EngineError) {
+        do throws(Errno) { memory = try MappedMemory(anonymous: EngineLimits.runPages * basePageSize, populated: true) } catch {
+            throw EngineError(.outOfMemory, "no memory for a copy buffer of 1 MiB", errno: error)
+        }
+    }
+
+    @inline(__always)
+    func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+        precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
+        return UnsafeMutableRawBufferPointer(start: memory.base + range.lowerBound * basePageSize, count: range.count * basePageSize)
+    }
+}
+
+/// Staging buffers for callers' threads: at most `count` operations copy at once, the next waits.
+final class StagingPool: Sendable {
+    private let free: Monitor<[Staging]>
+
+    init(count: Int) throws(EngineError) {
+        var buffers: [Staging] = []
+        for _ in 0..<count { buffers.append(try Staging()) }
+        free = Monitor(buffers)
+    }
+
+    func withStaging<R, E: Error>(_ body: (Staging) throws(E) -> R) throws(E) -> R {
+        let staging = free.wait { $0.popLast() }
+        defer {
+            free.withLock { $0.append(staging) }
+            free.notifyAll()
+        }
+        return try body(staging)
+    }
+}

@@ -1,0 +1,115 @@
+// What replies describe. The meaning of each field is documented once, in the interface's text (InterfaceText.swift).
+
+/// Pages by state; together they are all pages of what is described.
+public struct WirePageCounts: Codable, Sendable, Equatable {
+    public var resident: Int
+    public var zero: Int
+    public var backedUp: Int
+    public var empty: Int
+
+    public init(resident: Int, zero: Int, backedUp: Int, empty: Int) {
+        (self.resident, self.zero, self.backedUp, self.empty) = (resident, zero, backedUp, empty)
+    }
+}
+
+/// The backup as a whole.
+public struct WireBackup: Codable, Sendable, Equatable {
+    public var mount: String
+    /// Nil where the backup does not tell.
+    public var bytesStored: Int?
+    /// Nil without a limit.
+    public var bytesAvailable: Int?
+    public var orphans: Int
+
+    public init(mount: String, bytesStored: Int?, bytesAvailable: Int?, orphans: Int) {
+        self.mount = mount
+        self.bytesStored = bytesStored
+        self.bytesAvailable = bytesAvailable
+        self.orphans = orphans
+    }
+}
+
+/// Something a machine may lack.
+public struct WireFeature: Codable, Sendable, Equatable {
+    public var available: Bool
+    public var reason: String?
+
+    public init(available: Bool, reason: String?) {
+        self.available = available
+        self.reason = reason
+    }
+}
+
+/// A pool.
+public struct WirePool: Codable, Sendable, Equatable {
+    public var poolId: Int
+    public var poolName: String
+    public var ownerUid: Int
+    public var sizeBytes: Int
+    public var freeBytes: Int
+    public var allocatedBytes: Int
+    public var objectCount: Int
+    public var pages: WirePageCounts
+
+    public init(
+        poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, freeBytes: Int, allocatedBytes: Int, objectCount: Int,
+        pages: WirePageCounts
+    ) {
+        self.poolId = poolId
+        self.poolName = poolName
+        self.ownerUid = ownerUid
+        self.sizeBytes = sizeBytes
+        self.freeBytes = freeBytes
+        self.allocatedBytes = allocatedBytes
+        self.objectCount = objectCount
+        self.pages = pages
+    }
+}
+
+/// A buffer object.
+public struct WireObject: Codable, Sendable, Equatable {
+    public var objectId: Int
+    public var objectName: String
+    public var poolId: Int
+    public var poolName: String
+    public var ownerUid: Int
+    /// As asked for.
+    public var sizeBytes: Int
+    /// In whole pages.
+    public var roundedBytes: Int
+    /// Where it starts in the pool's memory.
+    public var offsetBytes: Int
+    public var priority: Int
+    public var pinCount: Int
+    public var pages: WirePageCounts
+
+    public init(
+        objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
+        offsetBytes: Int,
+        priority: Int, pinCount: Int, pages: WirePageCounts
+    ) {
+        self.objectId = objectId
+        self.objectName = objectName
+        self.poolId = poolId
+        self.poolName = poolName
+        self.ownerUid = ownerUid
+        self.sizeBytes = sizeBytes
+        self.roundedBytes = roundedBytes
+        self.offsetBytes = offsetBytes
+        self.priority = priority
+        self.pinCount = pinCount
+        self.pages = pages
+    }
+}
+
+/// What an operation that did part of its work met with.
+public struct WireFailure: Codable, Sendable, Equatable {
+    /// The full name of an error of the interface.
+    public var errorName: String
+    public var message: String
+
+    public init(errorName: String, message: String) {
+        self.errorName = errorName
+        self.message = message
+    }
+}

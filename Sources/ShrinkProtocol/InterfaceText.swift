@@ -1,0 +1,228 @@
+/// The control interface in Varlink's own language. docs/io.shrinkd.varlink is this text; a test compares them.
+public enum ShrinkInterface {
+    /// Also the file name of the socket.
+    public static let name = "io.shrinkd"
+
+    public static let text = """
+        # Pools of buffer objects, and the movement of their pages out to a backup and back.
+        #
+        # Rules that hold for every method:
+        # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
+        #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
+        #   mmap alone: read, write and fallocate on it bypass the contract.
+        # - Pins belong to the connection that made them and end with it.
+        # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
+        #   daemon, see all.
+        # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
+        # - Sizes are bytes. Pages have 4096 bytes.
+        # - Fields that end in FileDescriptor are indexes into the descriptors that came with the message.
+        interface io.shrinkd
+
+        # Pages by state; together they are all pages of what is described.
+        # resident: in the pool's memory. zero: found to be all zeros, freed and noted. backedUp: in the backup. empty: never touched.
+        type PageCounts (
+          resident: int,
+          zero: int,
+          backedUp: int,
+          empty: int
+        )
+
+        # mount: the directory of the backup. bytesStored: what its objects take there, null where it does not tell.
+        # bytesAvailable: what may still be stored, null without a limit. orphans: objects in it that no pool knows.
+        type Backup (
+          mount: string,
+          bytesStored: ?int,
+          bytesAvailable: ?int,
+          orphans: int
+        )
+
+        # Something that a machine may lack. reason: why it is not available, or null.
+        type Feature (
+          available: bool,
+          reason: ?string
+        )
+
+        # sizeBytes: of the pool's memory. freeBytes: not in any object. allocatedBytes: what the memory file takes now, blocks that are
+        # kept ready for reuse included.
+        type Pool (
+          poolId: int,
+          poolName: string,
+          ownerUid: int,
+          sizeBytes: int,
+          freeBytes: int,
+          allocatedBytes: int,
+          objectCount: int,
+          pages: PageCounts
+        )
+
+        # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
+        # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections.
+        type BufferObject (
+          objectId: int,
+          objectName: string,
+          poolId: int,
+          poolName: string,
+          ownerUid: int,
+          sizeBytes: int,
+          roundedBytes: int,
+          offsetBytes: int,
+          priority: int,
+          pinCount: int,
+          pages: PageCounts
+        )
+
+        # Why an operation stopped early, or what some of its pages met with. errorName: the error that the call would have failed with,
+        # had nothing been done.
+        type Failure (
+          errorName: string,
+          message: string
+        )
+
+        # The whole daemon. strayPages: pages that clients wrote while the backup had them, since the start; the backup won.
+        # damagedPages: pages found missing or unreadable in the backup, since the start.
+        method Status() -> (
+          version: string,
+          pools: int,
+          objects: int,
+          pages: PageCounts,
+          backup: Backup,
+          strayPages: int,
+          damagedPages: int,
+          features: [string]Feature
+        )
+
+        # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
+        # poolFileDescriptor: the pool's memory, of fixed size.
+        method CreatePool(poolName: string, sizeBytes: int) -> (pool: Pool, poolFileDescriptor: int)
+
+        # The pool and its memory.
+        method OpenPool(poolId: ?int, poolName: ?string, ownerUid: ?int) -> (pool: Pool, poolFileDescriptor: int)
+
+        # Destroys a pool and its objects. Busy while one of them is pinned.
+        method DestroyPool(poolId: ?int, poolName: ?string, ownerUid: ?int) -> ()
+
+        # Pools in ascending order of poolId, at most 128 a reply. With `more` all come in a series of replies; without, the call is repeated
+        # with afterPoolId set to nextAfterPoolId until that is null.
+        method ListPools(afterPoolId: ?int) -> (pools: []Pool, nextAfterPoolId: ?int)
+
+        # Makes an object of sizeBytes, rounded up to pages, that reads as zeros, and pins it for this connection. priority is 2 unless given.
+        method CreateObject(
+          poolId: ?int,
+          poolName: ?string,
+          ownerUid: ?int,
+          objectName: string,
+          sizeBytes: int,
+          priority: ?int
+        ) -> (bufferObject: BufferObject)
+
+        # Destroys an object and its content. Busy while another connection has it pinned; this connection's own pins go with it.
+        method DestroyObject(objectId: int) -> ()
+
+        # Objects in ascending order of objectId, of one pool or of all that the caller sees, at most 128 a reply; see ListPools.
+        method ListObjects(poolId: ?int, poolName: ?string, ownerUid: ?int, afterObjectId: ?int) -> (
+          bufferObjects: []BufferObject,
+          nextAfterObjectId: ?int
+        )
+
+        # One object.
+        method GetObject(objectId: int) -> (bufferObject: BufferObject)
+
+        # Brings the object's pages back if need be, and holds them until Unpin or the end of the connection. Pins count.
+        method Pin(objectId: int) -> (bufferObject: BufferObject)
+
+        # Undoes one Pin, or the pin that CreateObject made, of this connection.
+        method Unpin(objectId: int) -> ()
+
+        # Moves pages out. Exactly one target: goalBytes (so much, of the longest unused objects), objectId, a pool, or everything: true.
+        # Pinned objects are left alone. With `more`, replies before the last tell how far it is, in the same fields.
+        # freedBytes: blocks that the pools' memory lost. storedBytes: growth of the store. netFreedBytes: freedBytes less growth of a store in memory.
+        # failure: why it stopped before the target was reached; what is out stays out.
+        method Shrink(
+          goalBytes: ?int,
+          objectId: ?int,
+          poolId: ?int,
+          poolName: ?string,
+          ownerUid: ?int,
+          everything: ?bool
+        ) -> (
+          goalBytes: ?int,
+          scannedPages: int,
+          backedUpPages: int,
+          zeroPages: int,
+          freedBytes: int,
+          storedBytes: int,
+          netFreedBytes: int,
+          durationNanoseconds: int,
+          skippedObjects: int,
+          failure: ?Failure
+        )
+
+        # Brings pages back without pinning them. Exactly one target: objectId, a pool, or everything: true. A bad page is counted in failedPages
+        # and does not stop the rest. With `more`, replies before the last tell how far it is.
+        method Recover(
+          objectId: ?int,
+          poolId: ?int,
+          poolName: ?string,
+          ownerUid: ?int,
+          everything: ?bool
+        ) -> (
+          recoveredPages: int,
+          failedPages: int,
+          durationNanoseconds: int,
+          failure: ?Failure
+        )
+
+        # Copies a range of an object, at most 4194304 bytes and no further than its end, without changing any page's state.
+        # contentFileDescriptor: a sealed memory file of lengthBytes. The copy is of one moment only if the object is not written meanwhile.
+        method ReadObject(objectId: int, offsetBytes: int, lengthBytes: int) -> (contentFileDescriptor: int, lengthBytes: int)
+
+        # There is no such pool among those that the caller sees.
+        error NoSuchPool (message: string)
+
+        # There is no such object among those that the caller sees.
+        error NoSuchObject (message: string)
+
+        # The caller's uid has a pool of that name already.
+        error NameTaken (message: string)
+
+        # A name is empty, too long, or has a slash or control characters.
+        error InvalidName (message: string)
+
+        # A size or offset is not positive, not a multiple of the page where it must be, or beyond a limit.
+        error InvalidSize (message: string)
+
+        # The pool has no free range of that length.
+        error OutOfSpace (message: string)
+
+        # Bringing pages back would take memory that the machine does not have. Nothing changed.
+        error OutOfMemory (message: string)
+
+        # The store is full.
+        error BackupFull (message: string)
+
+        # The store failed in another way.
+        error BackupFailed (message: string)
+
+        # The object, or one of the pool, is pinned.
+        error Busy (message: string)
+
+        # This connection has not pinned the object.
+        error NotPinned (message: string)
+
+        # The backup has lost a page or has it wrong. It is reported, and never replaced by zeros.
+        error Damaged (message: string)
+
+        # The operation was stopped; called again it goes on where it stopped.
+        error Interrupted (message: string)
+
+        # The daemon is stopping.
+        error ShuttingDown (message: string)
+
+        # One of the daemon's limits; the message says which.
+        error LimitReached (message: string)
+
+        # The system refused something that is not the caller's fault.
+        error SystemFailure (message: string)
+
+        """
+}

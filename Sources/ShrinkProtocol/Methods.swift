@@ -1,0 +1,62 @@
+/// A method of the interface with the types it takes and gives.
+public struct WireMethod<Parameters: Codable & Sendable, Reply: Codable & Sendable>: Sendable {
+    /// Without the interface.
+    public let member: String
+    public var fullName: String { ShrinkInterface.name + "." + member }
+}
+
+/// Every method of `io.shrinkd`.
+public enum Methods {
+    public static let status = WireMethod<NoParameters, StatusReply>(member: "Status")
+    public static let createPool = WireMethod<CreatePoolParameters, PoolReply>(member: "CreatePool")
+    public static let openPool = WireMethod<PoolAddress, PoolReply>(member: "OpenPool")
+    public static let destroyPool = WireMethod<PoolAddress, NoReply>(member: "DestroyPool")
+    public static let listPools = WireMethod<ListPoolsParameters, ListPoolsReply>(member: "ListPools")
+    public static let createObject = WireMethod<CreateObjectParameters, ObjectReply>(member: "CreateObject")
+    public static let destroyObject = WireMethod<ObjectAddress, NoReply>(member: "DestroyObject")
+    public static let listObjects = WireMethod<ListObjectsParameters, ListObjectsReply>(member: "ListObjects")
+    public static let getObject = WireMethod<ObjectAddress, ObjectReply>(member: "GetObject")
+    public static let pin = WireMethod<ObjectAddress, ObjectReply>(member: "Pin")
+    public static let unpin = WireMethod<ObjectAddress, NoReply>(member: "Unpin")
+    public static let shrink = WireMethod<ShrinkParameters, ShrinkReply>(member: "Shrink")
+    public static let recover = WireMethod<RecoverParameters, RecoverReply>(member: "Recover")
+    public static let readObject = WireMethod<ReadObjectParameters, ReadObjectReply>(member: "ReadObject")
+
+    /// Entries of one reply of a list: 128 of the longest fit a message of 256 KiB.
+    public static let listChunk = 128
+}
+
+/// The errors of the interface. Each carries a `message` that names cause and way out.
+public enum WireErrorName: String, Sendable, CaseIterable {
+    case noSuchPool = "NoSuchPool"
+    case noSuchObject = "NoSuchObject"
+    case nameTaken = "NameTaken"
+    case invalidName = "InvalidName"
+    case invalidSize = "InvalidSize"
+    case outOfSpace = "OutOfSpace"
+    case outOfMemory = "OutOfMemory"
+    case backupFull = "BackupFull"
+    case backupFailed = "BackupFailed"
+    case busy = "Busy"
+    case notPinned = "NotPinned"
+    case damaged = "Damaged"
+    case interrupted = "Interrupted"
+    case shuttingDown = "ShuttingDown"
+    case limitReached = "LimitReached"
+    case systemFailure = "SystemFailure"
+
+    public var fullName: String { ShrinkInterface.name + "." + rawValue }
+
+    /// Nil for a name of another interface.
+    public init?(fullName: String) {
+        guard fullName.hasPrefix(ShrinkInterface.name + ".") else { return nil }
+        self.init(rawValue: String(fullName.dropFirst(ShrinkInterface.name.count + 1)))
+    }
+}
+
+/// The parameters of every error of the interface.
+public struct WireErrorParameters: Codable, Sendable, Equatable {
+    public var message: String
+
+    public init(message: String) { self.message = message }
+}

@@ -1,0 +1,59 @@
+import Logging
+import ShrinkEngine
+import ShrinkLinux
+
+/// An engine over a directory with the data in its pool, in objects of one size.
+final class EngineRun {
+    let engine: Engine
+    private let pool: PoolID
+    private let memory: MappedMemory
+    private let data: RealPages
+    private var objects: [(offset: Int, source: Int, count: Int)] = []
+
+    struct Figures {
+        var shrinkNanoseconds: UInt64
+        var recoverNanoseconds: UInt64
+        var shrink: ShrinkResult
+    }
+
+    init(directory: String, data: RealPages, objectBytes: Int, copyWorkers: Int) throws {
+        self.data = data
+        var configuration = Engine.Configuration()
+        configuration.copyWorkers = copyWorkers
+        var logger = Logger(label: "shrinkbench") { StreamLogHandler.standardError(label: $0) }
+        logger.logLevel = .warning
+        engine = try Engine(backup: try BackupDirectory(path: directory), configuration: configuration, logger: logger)
+        pool = try engine.createPool(name: "bench", owner: ThisProcess.userID, size: ByteCount(data.count)).id
+        let file = try engine.poolDescriptor(pool)
+        memory = try MappedMemory(sharing: file.number, count: data.count)
+        var source = 0
+        while source < data.count {
+            let count = min(objectBytes, data.count - source)
+            let object = try engine.createObject(in: pool, name: "data", size: ByteCount(count))
+            let place = object.offsetBytes.rawValue
+            UnsafeMutableRawBufferPointer(rebasing: memory.bytes[place..<place + count]).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: data.bytes[source..<source + count]))
+            objects.append((place, source, count))
+            try engine.unpin(object.id)
+            source += count
+        }
+    }
+
+    /// Everything out and back once, timed apart; the content is compared afterwards.
+    func pass(afterShrink: (ShrinkResult) -> Void = { _ in }) throws -> Figures {
+        let shrink = engine.shrink(.all)
+        afterShrink(shrink)
+        if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
+        guard try engine.pool(pool).allocatedBytes == .zero else { throw BenchError("the pool kept pages after shrinking everything") }
+        let recover = engine.recover(.all)
+        if let failure = recover.failure { throw BenchError("recovering failed: \(failure)") }
+        for object in objects {
+            guard memcmpEqual(memory.base + object.offset, data.bytes.baseAddress! + object.source, object.count) else {
+                throw BenchError("content differs after recovering")
+            }
+        }
+        return Figures(shrinkNanoseconds: shrink.durationNanoseconds, recoverNanoseconds: recover.durationNanoseconds, shrink: shrink)
+    }
+
+    func end() throws { try engine.destroyPool(pool) }
+}

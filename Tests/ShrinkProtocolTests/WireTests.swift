@@ -1,0 +1,130 @@
+import FoundationEssentials
+import ShrinkProtocol
+import Testing
+
+/// The types of a message, for checks that hold for all of them.
+private struct Sample {
+    var name: String
+    var names: [String]
+    /// The members of the encoded value with every field set.
+    var encoded: Set<String>
+    var decodesAgain: Bool
+
+    init<P: Codable>(_ value: P, _ names: [String]) throws {
+        name = "\(P.self)"
+        self.names = names
+        let data = try JSONEncoder().encode(value)
+        encoded = Set(try JSONDecoder().decode([String: AnyMember].self, from: data).keys)
+        let again = try JSONEncoder().encode(try JSONDecoder().decode(P.self, from: data))
+        decodesAgain = try JSONDecoder().decode([String: AnyMember].self, from: again).keys.sorted() == encoded.sorted()
+    }
+
+    /// Any JSON value.
+    struct AnyMember: Decodable {
+        init(from decoder: any Decoder) {}
+    }
+}
+
+@Suite struct WireTests {
+    @Test func parametersListExactlyTheMembersTheyHave() throws {
+        let pool = PoolAddress(name: "a", ownerUid: 1)
+        var anyPool = pool
+        anyPool.poolId = 1
+        var create = CreateObjectParameters(pool: anyPool, objectName: "o", sizeBytes: 1, priority: 2)
+        create.poolId = 1
+        var list = ListObjectsParameters(pool: anyPool, afterObjectId: 1)
+        list.poolId = 1
+        var shrink = ShrinkParameters(.pool(anyPool))
+        (shrink.goalBytes, shrink.objectId, shrink.everything) = (1, 1, true)
+        var recover = try #require(RecoverParameters(.pool(anyPool)))
+        (recover.objectId, recover.everything) = (1, true)
+        let samples = [
+            try Sample(NoParameters(), NoParameters.parameterNames),
+            try Sample(anyPool, PoolAddress.parameterNames),
+            try Sample(CreatePoolParameters(poolName: "a", sizeBytes: 1), CreatePoolParameters.parameterNames),
+            try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
+            try Sample(create, CreateObjectParameters.parameterNames),
+            try Sample(ObjectAddress(objectId: 1), ObjectAddress.parameterNames),
+            try Sample(list, ListObjectsParameters.parameterNames),
+            try Sample(shrink, ShrinkParameters.parameterNames),
+            try Sample(recover, RecoverParameters.parameterNames),
+            try Sample(ReadObjectParameters(objectId: 1, offsetBytes: 1, lengthBytes: 1), ReadObjectParameters.parameterNames),
+        ]
+        for sample in samples {
+            #expect(sample.encoded == Set(sample.names), "\(sample.name)")
+            #expect(sample.names.count == Set(sample.names).count, "\(sample.name)")
+            #expect(sample.decodesAgain, "\(sample.name)")
+        }
+    }
+
+    @Test func exactlyOneTargetIsATarget() {
+        #expect(ShrinkParameters(.everything).target != nil)
+        #expect(ShrinkParameters(.goalBytes(1)).target != nil)
+        #expect(RecoverParameters(.goalBytes(1)) == nil)
+        var two = ShrinkParameters(.everything)
+        two.objectId = 1
+        #expect(two.target == nil)
+        var none = ShrinkParameters(.everything)
+        none.everything = false
+        #expect(none.target == nil)
+    }
+
+    @Test func theTextNamesEveryMethodErrorAndMemberOfTheTypes() throws {
+        let text = ShrinkInterface.text
+        let members = [
+            Methods.status.member, Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
+            Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
+            Methods.pin.member,
+            Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
+        ]
+        for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }
+        #expect(text.split(separator: "\n").count { $0.hasPrefix("method ") } == members.count)
+        for error in WireErrorName.allCases {
+            #expect(text.contains("\nerror \(error.rawValue) (message: string)"), "\(error)")
+            #expect(WireErrorName(fullName: error.fullName) == error)
+        }
+        #expect(text.split(separator: "\n").count { $0.hasPrefix("error ") } == WireErrorName.allCases.count)
+        for field in try fields() { #expect(text.contains("\(field): "), "\(field)") }
+    }
+
+    /// Every member that any reply can have.
+    private func fields() throws -> Set<String> {
+        let pages = WirePageCounts(resident: 1, zero: 1, backedUp: 1, empty: 1)
+        let pool = WirePool(
+            poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, freeBytes: 1, allocatedBytes: 1, objectCount: 1, pages: pages)
+        let object = WireObject(
+            objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1, priority: 1,
+            pinCount: 1, pages: pages)
+        let backup = WireBackup(mount: "/", bytesStored: 1, bytesAvailable: 1, orphans: 1)
+        let failure = WireFailure(errorName: "a", message: "b")
+        var shrink = ShrinkReply()
+        (shrink.goalBytes, shrink.failure) = (1, failure)
+        var recover = RecoverReply()
+        recover.failure = failure
+        var all: Set<String> = []
+        func add(_ value: some Codable) throws { all.formUnion(try Sample(value, []).encoded) }
+        try add(pages)
+        try add(pool)
+        try add(object)
+        try add(backup)
+        try add(failure)
+        try add(WireFeature(available: true, reason: "r"))
+        try add(
+            StatusReply(version: "1", pools: 1, objects: 1, pages: pages, backup: backup, strayPages: 1, damagedPages: 1, features: [:]))
+        try add(PoolReply(pool: pool, poolFileDescriptor: 0))
+        try add(ListPoolsReply(pools: [pool], nextAfterPoolId: 1))
+        try add(ObjectReply(bufferObject: object))
+        try add(ListObjectsReply(bufferObjects: [object], nextAfterObjectId: 1))
+        try add(shrink)
+        try add(recover)
+        try add(ReadObjectReply(contentFileDescriptor: 0, lengthBytes: 1))
+        return all
+    }
+
+    @Test func theFileInDocsIsTheText() throws {
+        // This file lies in Tests/ShrinkProtocolTests.
+        let root = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 }
+        let file = try String(contentsOfFile: root + "/docs/io.shrinkd.varlink", encoding: .utf8)
+        #expect(file == ShrinkInterface.text, "copy ShrinkInterface.text to docs/io.shrinkd.varlink")
+    }
+}
