@@ -39,6 +39,8 @@ public final class RawObject: StoredObject {
 
     public func setTimes(modified: FileTime) throws(Errno) { try Files.setTimes(file.number, accessed: nil, modified: modified) }
 
+    /// As read(2) of the file: what a write of the same moment changes may be seen in part. The engine never rewrites a page it reads back;
+    /// `snapshot` is for everybody else.
     public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(Errno) -> Int {
         guard offset >= 0 else { throw .invalidArgument }
         guard offset < maxObjectSizeBytes else { return 0 }
