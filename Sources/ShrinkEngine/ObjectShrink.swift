@@ -60,6 +60,8 @@ extension ReservedObject {
             try shrink(goalPages, writeback, file, staging, &outcome, progress)
             outcome.isExhausted = try nextExtent(from: 0) == nil
         } catch {
+            // This call fails; the next one may find the server back.
+            if error.errno == .socketNotConnected { backup.reconnect() }
             outcome.failure = error
         }
         return outcome
