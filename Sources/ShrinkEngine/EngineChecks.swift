@@ -59,3 +59,10 @@ extension Engine {
         return broken
     }
 }
+
+extension Engine {
+    /// Bytes that this engine's tables take for objects, the ledgers' records (128 bytes an object) included.
+    public var memoryBytes: Int {
+        state.withLock { $0.memoryBytes + $0.objects.count * ObjectRecord.stride }
+    }
+}

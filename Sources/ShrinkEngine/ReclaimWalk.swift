@@ -167,9 +167,8 @@ final class ReclaimWalk: Sendable {
 
     private func claim(_ object: BufferObject) -> Int {
         progress.withLock { progress in
-            // Words that say zero may be resident by now, so they count; the goal is the limit.
-            let claim = min(
-                Int(object.pageCount) - Int(object.backedUpPages), goalPages - progress.freedPages - progress.claimedPages)
+            // Whatever its words say, any page may be in the pool; the goal is the limit.
+            let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
             guard claim > 0 else { return 0 }
             progress.claimedPages += claim
             return claim

@@ -8,6 +8,8 @@ public struct ReservedView: ~Copyable {
     private let slot: UInt32
     private let staging: Staging
 
+    // Not inlined: specialising a generic walk around it ends Swift 6.3's optimiser.
+    @inline(never)
     fileprivate init(_ id: ObjectID, _ slot: UInt32, _ staging: Staging, _ engine: Engine) {
         (self.id, self.slot, self.staging, self.engine) = (id, slot, staging, engine)
     }
