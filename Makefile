@@ -2,13 +2,14 @@
 #
 #   make test    install what is missing, lint, build, run the whole test suite
 #   make demo    install what is missing, build, move real files out of memory and back, and compare every page
+#   make bench   how fast pages go out and come back, through the mount and without it
 #   make build   optimised programs in .build/release
 #   make lint    formatting, as CI sees it
 #   make deps    only install what is missing (as root), or name the command that would
 
 SHELL := /bin/bash
 
-.PHONY: build clean demo deps lint test
+.PHONY: bench build clean demo deps lint test
 
 deps:
 	@.ci/packages
@@ -25,6 +26,9 @@ test: deps lint
 demo: deps
 	swift build -c release
 	@docs/demo.sh
+
+bench: deps
+	swift run -c release shrinkbench raw
 
 clean:
 	rm -rf .build

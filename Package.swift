@@ -45,6 +45,7 @@ let package = Package(
         room("ServiceSupport", ["ShrinkLinux", system, logging]),
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", system]),
+        room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
         room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
@@ -55,24 +56,28 @@ let package = Package(
         program(
             "shrinkd",
             [
-                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system, logging,
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
+                logging,
                 arguments,
             ]),
         program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
         .target(
             name: "TestSupport", dependencies: ["ServiceSupport", "ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
         tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
         tests("ShrinkProtocolTests", ["ShrinkProtocol"]),
+        tests(
+            "BackupFileSystemTests",
+            ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "ShrinkLinux", "TestSupport", system]),
-        tests("BackupFileSystemTests", ["BackupFileSystem", "backupfs", "PageStore", "ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
-            ["ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
+            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
         // A keeper with parts that misbehave on request; only the tests start it.
         .executableTarget(
             name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],
@@ -80,6 +85,12 @@ let package = Package(
         tests(
             "ShrinkKeeperTests",
             ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", "TestSupport", "keepertrial", "shrinkd", system, logging]),
+        tests(
+            "EndToEndTests",
+            [
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
+                system,
+            ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
     ]
 )

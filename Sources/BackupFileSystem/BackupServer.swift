@@ -32,9 +32,10 @@ public protocol Starter: Sendable {
 /// What a predecessor on the same mount left with the starter.
 public struct InheritedMount: ~Copyable {
     var device: OwnedDescriptor
-    var state: OwnedDescriptor
+    /// Without it the connection can't be served, only ended.
+    var state: OwnedDescriptor?
 
-    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor) {
+    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor?) {
         self.device = device
         self.state = state
     }
@@ -62,9 +63,9 @@ public enum ServeEnding: Sendable, Equatable {
 /// Serves a store on a mount point until it is told to stop.
 public enum BackupServer {
     /// A request in hand when the server stops has this long to be answered.
-    static let stopSeconds: UInt64 = 10
+    static let stopSeconds: UInt64 = 8
 
-    /// Blocks the calling thread, which must be the first: it waits for SIGTERM and SIGINT. The store is closed when this returns or throws.
+    /// Blocks the calling thread, which must be the first: it waits for SIGTERM, SIGINT and SIGHUP. The store is closed when this returns or throws.
     public static func serve(
         _ served: ServedStore, _ options: ServeOptions, starter: any Starter, inherited: consuming InheritedMount?, stopManner: StopManner,
         logger: Logger
@@ -73,7 +74,7 @@ public enum BackupServer {
         let place = try MountPlace(options.mountPoint)
         // Before any thread: threads made later block these signals too.
         let signals: SignalDescriptor
-        do throws(Errno) { signals = try SignalDescriptor([Signal.terminate, Signal.interrupt]) } catch {
+        do throws(Errno) { signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp]) } catch {
             throw ServeError(.system, "cannot wait for signals: \(error)")
         }
         let connection = try connect(place, starter, inherited, logger)
@@ -92,7 +93,7 @@ public enum BackupServer {
         logger.notice(
             connection.isResumed ? "Serving again; callers that waited go on." : "Serving.",
             metadata: [
-                "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.joined(separator: " "))",
+                "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.map(\.path).joined(separator: " "))",
                 "passthrough": "\(session.tree.passthrough.verdict)",
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
@@ -111,22 +112,26 @@ public enum BackupServer {
     private static func connect(
         _ place: MountPlace, _ starter: any Starter, _ inherited: consuming InheritedMount?, _ logger: Logger
     ) throws(ServeError) -> Connection {
+        var previous = PreviousMount.none
         if let inherited {
+            previous = .lost
             do throws(Errno) {
                 let device = inherited.device
                 // Aborted, or unmounted while nobody served it: nothing to take over.
                 let isDead = try FuseDevice.isDead(device.number)
-                let saved = isDead ? nil : try SessionState(inherited: inherited.state)
-                if let saved { return Connection(device: SharedDescriptor(device), saved: saved, isResumed: true) }
+                if !isDead, let state = inherited.state, let saved = try SessionState(inherited: state) {
+                    return Connection(device: SharedDescriptor(device), saved: saved, isResumed: true)
+                }
                 logger.warning(
                     "The mount left by the server before can't be taken over; mounting anew.", metadata: ["aborted": "\(isDead)"])
             } catch {
                 logger.warning("What the server before left can't be used; mounting anew.", metadata: ["error": "\(error)"])
             }
-            // Letting go of the last descriptor ends the old connection; its mount is then dead and cleared away below.
             starter.forgetMount()
         }
-        if try place.prepare() { logger.notice("Cleared away the mount of a server that is gone.", metadata: ["mount": "\(place.path)"]) }
+        if try place.prepare(after: previous) {
+            logger.notice("Cleared away the mount of a server that is gone.", metadata: ["mount": "\(place.path)"])
+        }
         let device = SharedDescriptor(try place.mount())
         do throws(Errno) { return Connection(device: device, saved: try SessionState(), isResumed: false) } catch {
             try? place.detach()

@@ -3,7 +3,7 @@ import Glibc
 import Logging
 public import PageStore
 import ShrinkLinux
-import SystemPackage
+public import SystemPackage
 
 /// A store to serve, and what the tree says about it.
 public struct ServedStore: Sendable {
@@ -11,13 +11,25 @@ public struct ServedStore: Sendable {
     /// `raw` or `packed`.
     public var layout: String
     /// The store's directories, the fastest tier first.
-    public var directories: [String]
+    public var directories: [Directory]
 
-    public init(_ store: any ObjectStore, layout: String, directories: [String]) {
-        precondition(!directories.isEmpty, "a store has a directory")
+    public struct Directory: Sendable {
+        public var path: String
+        /// `memory` where pages live in memory or swap, `disk` otherwise.
+        public var kind: String
+    }
+
+    /// Looks at the directories now: later, something that hangs may be mounted on the way to them.
+    public init(_ store: any ObjectStore, layout: String, directories paths: [String]) throws(Errno) {
+        precondition(!paths.isEmpty, "a store has a directory")
         self.store = store
         self.layout = layout
-        self.directories = directories
+        directories = []
+        for path in paths {
+            let directory = try Files.open(path, [.readOnly, .directory])
+            let fileSystem = try FileSystem(of: directory.number)
+            directories.append(Directory(path: try Files.resolved(path), kind: fileSystem.kind == .memory ? "memory" : "disk"))
+        }
     }
 }
 

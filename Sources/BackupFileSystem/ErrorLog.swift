@@ -48,7 +48,6 @@ final class ErrorLog: Sendable {
     }
 
     private static func isFailureOfTheStore(_ error: Errno) -> Bool {
-        error == .ioError || error == .tooManyOpenFiles || error == .tooManyOpenFilesInSystem || error == .noMemory
-            || error == .staleNFSFileHandle || error == .readOnlyFileSystem
+        error == .ioError || error == .tooManyOpenFiles || error == .noMemory || error == .readOnlyFileSystem
     }
 }

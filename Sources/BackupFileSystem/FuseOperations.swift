@@ -45,10 +45,7 @@ private func addNames(_ table: inout fuse_lowlevel_ops) {
     table.releasedir = { request, _, _ in Reply(request!).done() }
     table.fsyncdir = { request, _, _, _ in Reply(request!).done() }
     table.readdir = { request, node, room, cookie, _ in
-        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie, .names)
-    }
-    table.readdirplus = { request, node, room, cookie, _ in
-        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie, .attributes)
+        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie)
     }
 }
 

@@ -6,19 +6,13 @@ import SystemPackage
 
 // Directories. A cookie is a position in key order (key + 3; `.` and `..` have 1 and 2), never an index into a list: names that come and go
 // between two calls are neither skipped nor repeated, and nothing is kept between them.
+//
+// Names only, no READDIRPLUS: what it saves is the lookup after the name, and that only while the kernel may believe the listing for a while. Pages come
+// and go without the kernel's knowledge, and a page that was dropped must not be seen a moment longer.
 extension BackupTree {
-    /// Names only, or with attributes (READDIRPLUS); `room` bytes, from after `cookie`.
-    enum ListingStyle {
-        case names
-        case attributes
-
-        /// Attributes from a listing stay valid this long: enough for the stat(2) that follows each name, too short to mislead anybody.
-        static let validSeconds = 0.1
-    }
-
-    func list(_ reply: consuming Reply, _ node: Node?, room: Int, cookie: Int, _ style: ListingStyle) {
-        counters.count(style == .names ? .readdir : .readdirplus)
-        var listing = Listing(buffer: Worker.current.value.answerBuffer(room), style: style, tree: self)
+    func list(_ reply: consuming Reply, _ node: Node?, room: Int, cookie: Int) {
+        counters.count(.readdir)
+        var listing = Listing(buffer: Worker.current.value.answerBuffer(room))
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
             guard node.isDirectory else { throw .notDirectory }
@@ -32,18 +26,18 @@ extension BackupTree {
     }
 
     private func fill(_ listing: inout Listing, _ node: Node, from cookie: Int) throws(Errno) {
-        if cookie < 1 { guard try listing.add(".", node, cookie: 1) else { return } }
-        if cookie < 2 { guard try listing.add("..", node.parent, cookie: 2) else { return } }
+        if cookie < 1 { guard listing.add(".", node, cookie: 1) else { return } }
+        if cookie < 2 { guard listing.add("..", node.parent, cookie: 2) else { return } }
         switch node {
-        case .root: try fill(&listing, [("stats", .stats), ("objects", .objects)], from: cookie)
+        case .root: fill(&listing, [("stats", .stats), ("objects", .objects)], from: cookie)
         case .object(let id):
             guard try store.object(id) != nil, !isUnlinked(id) else { return }
-            try fill(&listing, [("data", .data(id)), ("content", .content(id)), ("info", .info(id)), ("pages", .pages(id))], from: cookie)
+            fill(&listing, [("data", .data(id)), ("content", .content(id)), ("info", .info(id)), ("pages", .pages(id))], from: cookie)
         case .objects:
             var last = cookie > 3 ? StoredObjectID(rawValue: UInt32(clamping: cookie - 3)) : nil
             while true {
                 let ids = store.objects(after: last, limit: Self.batch)
-                for id in ids { guard try listing.add(id.description, .object(id), cookie: Int(id.rawValue) + 3) else { return } }
+                for id in ids { guard listing.add(id.description, .object(id), cookie: Int(id.rawValue) + 3) else { return } }
                 guard ids.count == Self.batch, let end = ids.last else { return }
                 last = end
             }
@@ -54,7 +48,7 @@ extension BackupTree {
             while let first = next {
                 let pages = try object.pages(from: first, limit: Self.batch)
                 for page in pages {
-                    guard try listing.add(String(page.rawValue), .page(id, page), cookie: Int(page.rawValue) + 3) else { return }
+                    guard listing.add(String(page.rawValue), .page(id, page), cookie: Int(page.rawValue) + 3) else { return }
                 }
                 guard pages.count == Self.batch, let end = pages.last else { return }
                 next = StoredPageIndex(rawValue: end.rawValue + 1)
@@ -67,9 +61,9 @@ extension BackupTree {
     private static var batch: Int { 512 }
 
     /// A few fixed names; their key is their place, from 0.
-    private func fill(_ listing: inout Listing, _ entries: [(String, Node)], from cookie: Int) throws(Errno) {
+    private func fill(_ listing: inout Listing, _ entries: [(String, Node)], from cookie: Int) {
         for (key, entry) in entries.enumerated() where key + 3 > cookie {
-            guard try listing.add(entry.0, entry.1, cookie: key + 3) else { return }
+            guard listing.add(entry.0, entry.1, cookie: key + 3) else { return }
         }
     }
 }
@@ -77,43 +71,22 @@ extension BackupTree {
 /// The answer to READDIR while it fills.
 struct Listing {
     let buffer: UnsafeMutableRawBufferPointer
-    let style: BackupTree.ListingStyle
-    let tree: BackupTree
     private(set) var used = 0
 
-    init(buffer: UnsafeMutableRawBufferPointer, style: BackupTree.ListingStyle, tree: BackupTree) {
-        self.buffer = buffer
-        self.style = style
-        self.tree = tree
-    }
+    init(buffer: UnsafeMutableRawBufferPointer) { self.buffer = buffer }
 
     var filled: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: buffer[..<used]) }
 
     /// False if it does not fit any more: the listing is complete as far as it goes.
-    mutating func add(_ name: String, _ node: Node, cookie: Int) throws(Errno) -> Bool {
+    mutating func add(_ name: String, _ node: Node, cookie: Int) -> Bool {
         let room = buffer.count - used
         guard room > 0 else { return false }
         let start = (buffer.baseAddress! + used).assumingMemoryBound(to: CChar.self)
-        let needed: Int
-        switch style {
-        case .names:
-            var status = stat()
-            status.st_ino = UInt(node.number)
-            status.st_mode = node.fileType
-            needed = fuse_add_direntry(nil, start, room, name, &status, cookie)
-        case .attributes:
-            var entry: fuse_entry_param
-            do { entry = try tree.entry(for: node) } catch {
-                // It went away while the listing ran.
-                if error == .noSuchFileOrDirectory { return true }
-                throw error
-            }
-            // The kernel takes no reference on these two.
-            if name == "." || name == ".." { entry.ino = 0 }
-            entry.entry_timeout = max(entry.entry_timeout, BackupTree.ListingStyle.validSeconds)
-            entry.attr_timeout = max(entry.attr_timeout, BackupTree.ListingStyle.validSeconds)
-            needed = fuse_add_direntry_plus(nil, start, room, name, &entry, cookie)
-        }
+        var status = stat()
+        status.st_ino = UInt(node.number)
+        status.st_mode = node.fileType
+        // The request is not used for this; libfuse asks for it all the same.
+        let needed = fuse_add_direntry(nil, start, room, name, &status, cookie)
         guard needed <= room else { return false }
         used += needed
         return true

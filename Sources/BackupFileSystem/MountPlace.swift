@@ -1,6 +1,13 @@
 import ShrinkLinux
 import SystemPackage
 
+/// What is known of a mount made before by a server of the same starter.
+enum PreviousMount {
+    case none
+    /// Its connection was handed over, and can't be served any more.
+    case lost
+}
+
 /// Where a backup file system is mounted: looked at before, mounted, and taken away again.
 struct MountPlace: Sendable {
     static let type = "fuse.backupfs"
@@ -19,7 +26,8 @@ struct MountPlace: Sendable {
         }
         do throws(Errno) {
             let directory = try Files.resolved(parent)
-            self.path = directory == "/" ? "/" + name : directory + "/" + name
+            let path = directory == "/" ? "/" + name : directory + "/" + name
+            self.path = try Files.isSymbolicLink(path) ? Files.resolved(path) : path
         } catch {
             throw Self.unusable(given, error)
         }
@@ -41,24 +49,25 @@ struct MountPlace: Sendable {
         }
     }
 
-    /// Makes sure that a mount here hides nothing and nobody. Returns true if a dead mount of ours was cleared away.
-    func prepare() throws(ServeError) -> Bool {
+    /// Makes sure that a mount here hides nothing and nobody. Returns true if a mount of ours that nobody serves was cleared away.
+    func prepare(after previous: PreviousMount) throws(ServeError) -> Bool {
         var cleared = false
         if let occupant = try occupant() {
             guard occupant.type == Self.type else {
                 throw ServeError(
                     .mountPoint, "\(path) is in use: a file system of type \(occupant.type) is mounted there; give another directory")
             }
-            switch Self.health(of: path) {
-            case .alive:
+            switch (Self.health(of: path), previous) {
+            case (.alive, _):
                 throw ServeError(.mountPoint, "\(path) is in use by another backupfs; stop that one or give another directory")
-            case .silent:
+            case (.silent, .none):
                 throw ServeError(
                     .mountPoint,
                     "a backupfs is mounted on \(path) and does not answer; if its server is gone for good, remove it with: umount -l \(path)"
                 )
-            case .dead:
-                do throws(Errno) { try detach() } catch {
+            case (.silent, .lost), (.dead, _):
+                // A silent one was handed to us, so nobody else serves it: its callers get an error now instead of waiting for ever.
+                do throws(Errno) { try abortAndDetach() } catch {
                     throw ServeError(.mountPoint, "a dead backupfs is mounted on \(path) (\(error)); remove it with: umount -l \(path)")
                 }
                 cleared = true
@@ -72,9 +81,6 @@ struct MountPlace: Sendable {
             let directory = try Files.open(path, [.readOnly, .directory, .noFollow])
             try Files.forEachName(in: directory.number) { _ in isEmpty = false }
         } catch {
-            if error == .tooManySymbolicLinkLevels {
-                throw ServeError(.mountPoint, "the mount point \(path) is a symbolic link; give the directory it points to")
-            }
             throw Self.unusable(path, error)
         }
         guard isEmpty else {
@@ -155,6 +161,11 @@ struct MountPlace: Sendable {
             throw ServeError(.mountPoint, "\(Self.fusermount), which mounts for ordinary users, can't be run: \(error)\(hint)")
         }
         throw ServeError(.mountPoint, "fusermount3 could not mount on \(path) (\(ending)); its own message is above")
+    }
+
+    private func abortAndDetach() throws(Errno) {
+        if ThisProcess.userID == 0 { return try Mounts.abortAndDetach(path) }
+        try detach()
     }
 
     /// Takes the mount away from its place now; it ends when its last user leaves. Never waits for a server.

@@ -14,7 +14,7 @@ extension BackupTree {
             ("version", version),
             ("layout", served.layout),
             ("passthrough", verdict.description),
-            ("first_tier", Self.kind(of: served.directories[0])),
+            ("first_tier", served.directories[0].kind),
             ("objects", "\(space.objectCount)"),
             ("pages", "\(space.pageCount)"),
             ("stored_bytes", "\(space.storedBytes)"),
@@ -23,9 +23,9 @@ extension BackupTree {
             ("id_high_water", "\(store.highestID)"),
             ("pid", "\(ThisProcess.processID)"),
         ]
-        for (i, path) in served.directories.enumerated() {
-            lines.append(("tier.\(i).path", path.replacing("\n", with: "\\n")))
-            lines.append(("tier.\(i).kind", Self.kind(of: path)))
+        for (i, directory) in served.directories.enumerated() {
+            lines.append(("tier.\(i).path", directory.path.replacing("\n", with: "\\n")))
+            lines.append(("tier.\(i).kind", directory.kind))
         }
         lines += store.facts().map { ($0.key, $0.value) }
         lines.append(("open.passthrough", "\(passthrough.openFiles)"))
@@ -34,14 +34,6 @@ extension BackupTree {
         for kind in RequestCounters.Kind.allCases { lines.append(("requests.\(kind)", "\(counters[kind])")) }
         lines.append(("requests.resent", "\(counters.resent.load(ordering: .relaxed))"))
         return lines.map { "\($0.0): \($0.1)\n" }.joined()
-    }
-
-    /// `memory` where pages live in memory or swap, `disk` otherwise.
-    private static func kind(of path: String) -> String {
-        guard let directory = try? Files.open(path, [.readOnly, .directory]), let fileSystem = try? FileSystem(of: directory.number) else {
-            return "missing"
-        }
-        return fileSystem.kind == .memory ? "memory" : "disk"
     }
 
     /// What the backup knows of an object, as JSON with a final newline.

@@ -4,5 +4,11 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <features.h>
+// fd_set as Swift's Glibc module reads it, again as in CShrinkLinux (gnu.h). Only a clean build checks it.
+#pragma push_macro("__USE_XOPEN")
+#undef __USE_XOPEN
+#include <sys/select.h>
+#pragma pop_macro("__USE_XOPEN")
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>

@@ -3,7 +3,8 @@
 /// Kept as ranges. Ids mostly come in ascending order, so there are few; where there would be more than `limit`, the gap that is lowest counts as
 /// used, which loses ids nobody asked for and never gives one twice.
 struct UsedIdentifiers {
-    private var ranges: [ClosedRange<UInt32>] = []
+    /// Ascending, none touching another.
+    private(set) var ranges: [ClosedRange<UInt32>] = []
     private let limit: Int
 
     /// Everything up to `mark` counts as used.
@@ -11,6 +12,25 @@ struct UsedIdentifiers {
         precondition(limit > 1, "there is always a lowest range and a highest")
         self.limit = limit
         if mark > 0 { ranges = [1...mark] }
+    }
+
+    /// What several sources say was used, in any order and overlapping.
+    init(merging sources: [ClosedRange<UInt32>], limit: Int = 65536) {
+        precondition(limit > 1, "there is always a lowest range and a highest")
+        self.limit = limit
+        for range in sources.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            if let last = ranges.last, last.upperBound == .max || range.lowerBound <= last.upperBound + 1 {
+                ranges[ranges.count - 1] = last.lowerBound...max(last.upperBound, range.upperBound)
+            } else {
+                ranges.append(range)
+            }
+        }
+        while ranges.count > limit { mergeLowest() }
+    }
+
+    private mutating func mergeLowest() {
+        ranges[0] = ranges[0].lowerBound...ranges[1].upperBound
+        ranges.remove(at: 1)
     }
 
     var highest: UInt32 { ranges.last?.upperBound ?? 0 }
@@ -35,10 +55,7 @@ struct UsedIdentifiers {
         case (false, true): ranges[i] = id...ranges[i].upperBound
         case (false, false):
             ranges.insert(id...id, at: i)
-            if ranges.count > limit {
-                ranges[0] = ranges[0].lowerBound...ranges[1].upperBound
-                ranges.remove(at: 1)
-            }
+            if ranges.count > limit { mergeLowest() }
         }
         return true
     }

@@ -25,6 +25,11 @@ public struct Notifier: Sendable {
     /// One line for `systemctl status`.
     public func status(_ text: String) throws(Errno) { try send(Self.statusLine(text)) }
 
+    /// Asks for so much more time to start or stop (EXTEND_TIMEOUT_USEC=), and says why.
+    public func extendTimeout(seconds: Int, status: String) throws(Errno) {
+        try send(["EXTEND_TIMEOUT_USEC=\(seconds * 1_000_000)"] + Self.statusLine(status))
+    }
+
     /// The work goes on (WatchdogSec=). Send it only when the threads that do the work made progress.
     public func watchdog() throws(Errno) { try send(["WATCHDOG=1"]) }
 

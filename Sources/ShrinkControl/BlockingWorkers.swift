@@ -17,8 +17,9 @@ final class BlockingWorkers: Sendable {
         var threads: Int {
             switch self {
             case .bookkeeping: 1
-            // Of the engine's four concurrent copies, two are left for pins and reads while two reclaims run.
-            case .backup, .reclaim: 2
+            case .backup: 4
+            // Of the engine's four concurrent copies, two are left for pins and reads.
+            case .reclaim: 2
             }
         }
     }

@@ -26,7 +26,7 @@ extension Engine {
             guard let number = UInt32(exactly: id), number > 0 else { throw .parameter("poolId") }
             let found = try? pool(PoolID(rawValue: number))
             guard let found, caller.sees(found) else {
-                throw .service(.noSuchPool, "there is no pool \(number); ListPools tells which there are")
+                throw .service(.noSuchPool, "there is no pool \(number); list the pools to see which there are")
             }
             return found
         case (nil, let name?):
@@ -37,7 +37,7 @@ extension Engine {
                 owner = uid
             }
             guard let found = try? pool(named: name, owner: owner) else {
-                throw .service(.noSuchPool, "uid \(owner) has no pool named \(name); ListPools tells which there are")
+                throw .service(.noSuchPool, "uid \(owner) has no pool named \(name); list the pools to see which there are")
             }
             return found
         default:
@@ -50,7 +50,7 @@ extension Engine {
     func object(_ number: Int, for caller: Caller) throws(ControlError) -> ObjectInfo {
         guard let id = UInt32(exactly: number), id > 0 else { throw .parameter("objectId") }
         guard let found = try? object(ObjectID(rawValue: id)), caller.sees(found) else {
-            throw .service(.noSuchObject, "there is no object \(id); ListObjects tells which there are")
+            throw .service(.noSuchObject, "there is no object \(id); list the objects to see which there are")
         }
         return found
     }

@@ -125,7 +125,8 @@ extension ControlService {
             let size = object.sizeBytes.rawValue
             guard parameters.offsetBytes <= size else {
                 throw .service(
-                    .invalidSize, "offset \(parameters.offsetBytes) is beyond the end of object \(object.id.rawValue), which has \(size) bytes")
+                    .invalidSize,
+                    "offset \(parameters.offsetBytes) is beyond the end of object \(object.id.rawValue), which has \(size) bytes")
             }
             let length = min(parameters.lengthBytes, size - parameters.offsetBytes)
             let file = try Self.snapshot(object, at: parameters.offsetBytes, length: length, engine)

@@ -18,6 +18,11 @@ struct RecoverOutcome {
 }
 
 extension ReservedObject {
+    /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
+    private static let gapPages = 16
+    /// Recovered pages wait up to this many to be dropped together: the price of half the calls is that much more memory in the store.
+    private static let dropPages = 2 * EngineLimits.runPages
+
     /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken.
     func recover(
         _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
@@ -25,96 +30,138 @@ extension ReservedObject {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
-            var known = DataExtent()
-            var page = pages.lowerBound
-            while page < pages.upperBound {
-                guard table.isBackedUp(page) else {
-                    page += 1
-                    continue
-                }
-                let run = page..<min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), pages.upperBound)
-                try at(.cancel, run.lowerBound)
-                try room(run.count * basePageSize)
-                do throws(RunError) {
-                    try recover(run, file, &known, staging, &outcome)
-                } catch {
-                    switch error {
-                    case .pages: try recoverOneByOne(run, file, staging, &outcome)
-                    case .stop(let reason): throw reason
-                    }
-                }
-                page = run.upperBound
-                if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+            var undropped = 0..<0
+            do throws(EngineError) {
+                try recover(pages, file, staging, &outcome, &undropped, room, progress)
+            } catch {
+                try drop(&undropped, file, &outcome)
+                throw error
             }
+            try drop(&undropped, file, &outcome)
         } catch {
             outcome.failure = outcome.failure ?? error
         }
         return outcome
     }
 
+    private func recover(
+        _ pages: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
+        _ room: (Int) throws(EngineError) -> Void, _ progress: (RecoverOutcome) -> Bool
+    ) throws(EngineError) {
+        var page = pages.lowerBound
+        while page < pages.upperBound {
+            guard table.isBackedUp(page) else {
+                page += 1
+                continue
+            }
+            let window = self.window(from: page, below: pages.upperBound)
+            try at(.cancel, window.lowerBound)
+            let wanted = window.count { table.isBackedUp($0) }
+            try room(wanted * basePageSize)
+            switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
+            case .success:
+                outcome.recoveredPages += wanted
+                // What lies between this window and the one before is not in the backup, or it would be in one of them.
+                undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
+                if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
+            case .failure(.pages):
+                try drop(&undropped, file, &outcome)
+                try recoverOneByOne(window, file, staging, &outcome)
+            case .failure(.stop(let reason)): throw reason
+            }
+            page = window.upperBound
+            if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    /// Frees pages of the backup whose words say that they are resident.
+    private func drop(_ pages: inout Range<Int>, _ file: BackupFile, _ outcome: inout RecoverOutcome) throws(EngineError) {
+        guard !pages.isEmpty else { return }
+        let first = pages.lowerBound
+        try at(.afterRecoverWords, first)
+        try at(.beforeDrop, first)
+        // The pages are back whatever becomes of the copies; one that can't be dropped is overwritten or removed later.
+        do throws(Errno) { try file.drop(at: first * basePageSize, length: pages.count * basePageSize) } catch {
+            outcome.undroppedPages += pages.count
+        }
+        pages = 0..<0
+        try at(.afterDrop, first)
+    }
+
     private enum RunError: Error {
-        /// Some page of the run can't be had.
+        /// Some page of the window can't be had.
         case pages(EngineError)
         /// Nothing further makes sense.
         case stop(EngineError)
     }
 
-    /// Where the backup is known to hold data: asked once an extent, since SEEK_HOLE walks it page by page.
-    private struct DataExtent {
-        private var range = 0..<0
+    /// Pages that come back together: from a backed-up page to a backed-up page, with short gaps only.
+    private func window(from first: Int, below limit: Int) -> Range<Int> {
+        var end = first + 1
+        var page = end
+        while page < limit, page - first < EngineLimits.runPages, page - end <= Self.gapPages {
+            if table.isBackedUp(page) { end = page + 1 }
+            page += 1
+        }
+        return first..<end
+    }
 
-        /// A hole would read as zeros: bytes that the backup does not have are damage (ENODATA), not zeros.
-        mutating func require(_ bytes: Range<Int>, in file: BackupFile) throws(Errno) {
-            if bytes.lowerBound >= range.lowerBound, bytes.upperBound <= range.upperBound { return }
-            guard try file.nextData(from: bytes.lowerBound) == bytes.lowerBound, let hole = try file.nextHole(from: bytes.lowerBound)
-            else { throw Errno.noData }
-            range = bytes.lowerBound..<hole
-            guard bytes.upperBound <= hole else { throw Errno.noData }
+    private func recover(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging) throws(RunError) {
+        let offset = window.lowerBound * basePageSize
+        let length = window.count * basePageSize
+        do throws(EngineError) { try at(.beforeCopyIn, window.lowerBound) } catch { throw .stop(error) }
+        do throws(Errno) {
+            guard try file.read(into: staging.pages(0..<window.count), at: offset) == length else { throw Errno.ioError }
+            try requirePresence(window, file, staging)
+        } catch {
+            throw .pages(damaged(window.lowerBound, error))
+        }
+        try copyIn(window, staging)
+        do throws(EngineError) {
+            try at(.afterCopyIn, window.lowerBound)
+            for page in window where table.isBackedUp(page) { table.set(page, .resident) }
+        } catch { throw .stop(error) }
+    }
+
+    /// A hole reads as zeros, and a page of zeros is never backed up: one that comes back as zeros must prove that it is there (else ENODATA).
+    private func requirePresence(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging) throws(Errno) {
+        for page in window where table.isBackedUp(page) {
+            let i = page - window.lowerBound
+            guard let base = staging.pages(i..<i + 1).baseAddress, isZero(base, basePageSize) else { continue }
+            let offset = page * basePageSize
+            guard try file.nextData(from: offset) == offset else { throw Errno.noData }
         }
     }
 
-    private func recover(
-        _ run: Range<Int>, _ file: BackupFile, _ known: inout DataExtent, _ staging: Staging, _ outcome: inout RecoverOutcome
-    ) throws(RunError) {
-        let offset = run.lowerBound * basePageSize
-        let length = run.count * basePageSize
-        do throws(EngineError) { try at(.beforeCopyIn, run.lowerBound) } catch { throw .stop(error) }
-        do throws(Errno) {
-            try known.require(offset..<offset + length, in: file)
-            guard try file.read(into: staging.pages(0..<run.count), at: offset) == length else { throw Errno.ioError }
-        } catch {
-            throw .pages(damaged(run.lowerBound, error))
+    /// Writes the backed-up pages of a window into the pool, run by run.
+    private func copyIn(_ window: Range<Int>, _ staging: Staging) throws(RunError) {
+        var page = window.lowerBound
+        while page < window.upperBound {
+            let end = min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), window.upperBound)
+            let content = UnsafeRawBufferPointer(staging.pages(page - window.lowerBound..<end - window.lowerBound))
+            if let error = Files.write(poolFile.number, content, at: poolOffset(page)).error {
+                // The words still say where the truth is; what came in would only be taken for a client's stray pages.
+                freeCopiedIn(window.lowerBound..<end)
+                throw .stop(EngineError(.outOfMemory, "no memory to bring \(id) back; free some and try again", errno: error))
+            }
+            page = end
+            while page < window.upperBound, !table.isBackedUp(page) { page += 1 }
         }
-        let written = Files.write(poolFile.number, UnsafeRawBufferPointer(staging.pages(0..<run.count)), at: poolOffset(run.lowerBound))
-        if let error = written.error {
-            // What came in is freed again by healing or by the next shrink; the words still say where the truth is.
-            freeCopiedIn(run)
-            throw .stop(EngineError(.outOfMemory, "no memory to bring \(id) back; free some and try again", errno: error))
-        }
-        do throws(EngineError) {
-            try at(.afterCopyIn, run.lowerBound)
-            for page in run { table.set(page, .resident) }
-            outcome.recoveredPages += run.count
-            try at(.afterRecoverWords, run.lowerBound)
-            try at(.beforeDrop, run.lowerBound)
-        } catch { throw .stop(error) }
-        // The pages are back whatever becomes of the copies; one that can't be dropped is overwritten or removed later.
-        do throws(Errno) { try file.drop(at: offset, length: length) } catch { outcome.undroppedPages += run.count }
-        do throws(EngineError) { try at(.afterDrop, run.lowerBound) } catch { throw .stop(error) }
     }
 
     private func recoverOneByOne(
-        _ run: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome
     ) throws(EngineError) {
-        var known = DataExtent()
-        for page in run {
-            do throws(RunError) { try recover(page..<page + 1, file, &known, staging, &outcome) } catch {
-                switch error {
-                case .pages(let reason):
-                    outcome.failedPages += 1
-                    outcome.failure = outcome.failure ?? reason
-                case .stop(let reason): throw reason
-                }
+        for page in window where table.isBackedUp(page) {
+            var single = page..<page + 1
+            switch Result(catching: { () throws(RunError) in try recover(single, file, staging) }) {
+            case .success:
+                outcome.recoveredPages += 1
+                try drop(&single, file, &outcome)
+            case .failure(.pages(let reason)):
+                outcome.failedPages += 1
+                outcome.failure = outcome.failure ?? reason
+            case .failure(.stop(let reason)): throw reason
             }
         }
     }
@@ -127,10 +174,10 @@ extension ReservedObject {
             : .backup("reading page \(page) of \(id) or pages behind it from the backup", error)
     }
 
-    private func freeCopiedIn(_ run: Range<Int>) {
-        do throws(Errno) {
-            try Files.punch(poolFile.number, at: poolOffset(run.lowerBound), length: run.count * basePageSize)
-        } catch {}
+    private func freeCopiedIn(_ pages: Range<Int>) {
+        for page in pages where table.isBackedUp(page) {
+            try? Files.punch(poolFile.number, at: poolOffset(page), length: basePageSize)
+        }
     }
 
     // MARK: Reading without changing anything
@@ -139,7 +186,6 @@ extension ReservedObject {
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int, _ staging: Staging) throws(EngineError) {
         var done = 0
         var file: BackupFile?
-        var known = DataExtent()
         while done < buffer.count {
             let page = (offset + done) / basePageSize
             let inPage = (offset + done) % basePageSize
@@ -154,8 +200,8 @@ extension ReservedObject {
                 if let file { open = file } else { open = try backup.open(id) }
                 file = open
                 do throws(Errno) {
-                    try known.require(page * basePageSize..<end * basePageSize, in: open)
                     guard try open.read(into: staged, at: page * basePageSize) == staged.count else { throw Errno.ioError }
+                    try requirePresence(run, open, staging)
                 } catch {
                     throw damaged(page, error)
                 }

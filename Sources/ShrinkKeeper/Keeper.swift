@@ -85,7 +85,12 @@ public final class Keeper {
     public func run() -> Int32 {
         carryOut(supervision.begin(.now()))
         while true {
-            if let exitStatus { return exitStatus }
+            if let exitStatus {
+                // With them go the sockets.
+                parts = [:]
+                directory.tidy()
+                return exitStatus
+            }
             do throws(Errno) {
                 for event in try epoll.wait(timeoutMilliseconds: timeout()) { try take(event) }
             } catch {
@@ -162,7 +167,7 @@ public final class Keeper {
         case .ready: carryOut(supervision.becameReady(part, .now()))
         case .moreTime(let time): carryOut(supervision.askedForTime(part, microseconds: time, .now()))
         case .status(let text):
-            log.info("\(text)", metadata: ["part": "\(part)"])
+            log.log(level: supervision.isEnding ? .info : .debug, "\(text)", metadata: ["part": "\(part)"])
             tell { (starter) throws(Errno) in try starter.status("\(part): \(text)") }
             carryOut(supervision.progressed(part, .now()))
         case .mainProcess(let number):

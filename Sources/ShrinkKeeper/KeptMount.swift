@@ -84,7 +84,9 @@ struct KeptMount {
                 helper.signal(Signal.kill)
                 _ = try helper.wait()
                 log.error("fusermount3 did not end.", metadata: ["path": "\(path)"])
+                return
             }
+            if topmost() == nil { log.notice("Mount detached.", metadata: ["path": "\(path)"]) }
         } catch {
             log.error("fusermount3 cannot be run.", metadata: ["path": "\(path)", "error": "\(error)"])
         }

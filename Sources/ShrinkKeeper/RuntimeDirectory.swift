@@ -72,6 +72,13 @@ struct RuntimeDirectory {
         }
     }
 
+    /// Removes what only a running keeper needs. The lock file stays: removing it would let two starts lock two files.
+    func tidy() {
+        // Of a mount point, rmdir is EBUSY and looks at nothing.
+        for name in ["/notify", "/backup"] { try? Files.removeDirectory(path + name) }
+        note([])
+    }
+
     private static func occupied(_ path: String) -> KeeperFailure {
         let text = (try? Files.contents(of: path + "/lock", limit: 4096)).map { String(decoding: $0, as: UTF8.self) } ?? ""
         let named = text.split(separator: "\n").compactMap { line -> (name: String, processID: Int32)? in

@@ -95,6 +95,9 @@ public struct Supervision: Sendable {
         set { records[part.rawValue].state = newValue }
     }
 
+    /// The end has begun: what the parts say of their progress now concerns whoever waits for it.
+    public var isEnding: Bool { phase != .serving }
+
     /// When `passed(_:)` is wanted next.
     public var nextDeadline: MonotonicTime? { records.compactMap(\.state.deadline).min() }
 
@@ -159,7 +162,8 @@ public struct Supervision: Sendable {
                 actions.append(.say(.info, "ended", part))
             } else {
                 actions.append(.say(.warning, "ended with \(ending)", part))
-                exitStatus = 1
+                // The engine's ending says whether clients' memory is whole. The file server's no longer matters to anybody.
+                if part == .engine { exitStatus = 1 }
             }
             goOnEnding(now)
             return take()

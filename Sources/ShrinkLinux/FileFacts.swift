@@ -27,6 +27,18 @@ extension Files {
         return String(cString: real)
     }
 
+    /// True for a symbolic link. Unlike stat(2) it asks no file system that is mounted there. The corresponding C function is `readlink`.
+    public static func isSymbolicLink(_ path: String) throws(Errno) -> Bool {
+        var byte: CChar = 0
+        do {
+            try check(readlink(path, &byte, 1))
+            return true
+        } catch {
+            if error == .invalidArgument { return false }
+            throw error
+        }
+    }
+
     /// A file without a name in that directory, gone with its descriptor; where the file system has no such thing, one whose name is removed at once.
     /// The corresponding C function is `openat(O_TMPFILE)`.
     public static func openUnnamed(in directory: CInt) throws(Errno) -> OwnedDescriptor {
@@ -50,7 +62,4 @@ extension ThisProcess {
         guard getgrnam_r(name, &entry, &buffer, capacity, &found) == 0, found != nil else { return nil }
         return entry.gr_gid
     }
-
-    /// How many descriptors this process may have open (the soft limit of RLIMIT_NOFILE). The corresponding C function is `sysconf(_SC_OPEN_MAX)`.
-    public static var descriptorLimit: Int { sysconf(CInt(_SC_OPEN_MAX)) }
 }

@@ -31,14 +31,30 @@ public enum Signal {
     public static let interrupt: CInt = SIGINT
     public static let terminate: CInt = SIGTERM
     public static let kill: CInt = SIGKILL
+    public static let stop: CInt = SIGSTOP
 }
 
 extension ThisProcess {
     /// Sends a signal to the process as a whole, as if somebody else had. The corresponding C function is `kill`.
     public static func signalItself(_ number: CInt) { _ = kill(getpid(), number) }
 
-    /// Lifts the soft limit of open descriptors to the hard one (RLIMIT_NOFILE).
-    public static func raiseDescriptorLimit() throws(Errno) { try check(shl_raise_descriptor_limit()) }
+    /// How many descriptors this process may have (RLIMIT_NOFILE). The corresponding C function is `getrlimit`.
+    public static func descriptorLimit() throws(Errno) -> DescriptorLimit {
+        var (soft, hard): (UInt64, UInt64) = (0, 0)
+        try check(shl_descriptor_limit(&soft, &hard))
+        return DescriptorLimit(soft: soft, hard: hard)
+    }
+
+    /// The corresponding C function is `setrlimit`.
+    public static func setDescriptorLimit(soft: UInt64) throws(Errno) { try check(shl_set_descriptor_limit(soft)) }
+
+    /// Lifts the soft limit of open descriptors to the hard one.
+    public static func raiseDescriptorLimit() throws(Errno) { try setDescriptorLimit(soft: try descriptorLimit().hard) }
+
+    public struct DescriptorLimit: Sendable {
+        public var soft: UInt64
+        public var hard: UInt64
+    }
 
     /// True if some process has this number now; it need not be the one that had it a moment ago.
     public static func processExists(_ processID: Int32) -> Bool { shl_process_exists(processID) == 1 }

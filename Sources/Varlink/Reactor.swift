@@ -14,6 +14,8 @@ public struct VarlinkCounters: Sendable, Equatable {
     public var accepted = 0
     public var open = 0
     public var calls = 0
+    /// How often the socket thread woke up. Without traffic it does not.
+    public var wakeups = 0
     /// How often the process was out of descriptors or memory when a connection waited.
     public var acceptRests = 0
     public var dropped: [VarlinkDropReason: Int] = [:]

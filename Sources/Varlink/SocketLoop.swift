@@ -39,6 +39,7 @@ final class SocketLoop {
             } catch {
                 fatalError("epoll_wait on a descriptor of our own: \(error)")
             }
+            reactor.count { $0.wakeups += 1 }
             obey()
             keepDeadlines()
         }
@@ -140,6 +141,8 @@ final class SocketLoop {
             if channel.activity == .reading, channel.inputReady {
                 if try !read(channel) { return }
             }
+            // Armed, a hang-up would be reported again at once, and again, for as long as the oneway call takes. `readOn` comes back here.
+            if channel.hungUp, case .answering = channel.activity { return }
             try reactor.epoll.change(channel.socket.number, channel.interest, token: channel.connection.id)
         } catch {
             // EPIPE, ECONNRESET: the client is gone.

@@ -34,8 +34,8 @@ struct Serve: ParsableCommand {
             throw ExitCode(.system)
         }
         var inherited: InheritedMount?
-        if let device = descriptors.take(KeptDescriptor.fuseDevice), let state = descriptors.take(NotifyingStarter.stateName) {
-            inherited = InheritedMount(device: device, state: state)
+        if let device = descriptors.take(KeptDescriptor.fuseDevice) {
+            inherited = InheritedMount(device: device, state: descriptors.take(NotifyingStarter.stateName))
         }
         throw ExitCode(serve(inherited, logger))
     }
@@ -60,7 +60,10 @@ struct Serve: ParsableCommand {
 
     private func openStore() throws(StoreError) -> ServedStore {
         // Half for objects, the rest for what else a server opens.
-        let openFiles = min(4096, max(64, ThisProcess.descriptorLimit / 2))
-        return ServedStore(try RawStore(store, openFiles: openFiles), layout: RawStore.layout, directories: [store])
+        let openFiles = min(4096, max(64, ((try? Int(clamping: ThisProcess.descriptorLimit().soft)) ?? 256) / 2))
+        let raw = try RawStore(store, openFiles: openFiles)
+        do throws(Errno) { return try ServedStore(raw, layout: RawStore.layout, directories: [store]) } catch {
+            throw StoreError(.system, "cannot look at \(store)", errno: error)
+        }
     }
 }

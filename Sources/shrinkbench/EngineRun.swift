@@ -40,8 +40,9 @@ final class EngineRun {
     }
 
     /// Everything out and back once, timed apart; the content is compared afterwards.
-    func pass() throws -> Figures {
+    func pass(afterShrink: (ShrinkResult) -> Void = { _ in }) throws -> Figures {
         let shrink = engine.shrink(.all)
+        afterShrink(shrink)
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
         guard try engine.pool(pool).allocatedBytes == .zero else { throw BenchError("the pool kept pages after shrinking everything") }
         let recover = engine.recover(.all)

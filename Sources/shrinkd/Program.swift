@@ -1,4 +1,5 @@
 import ArgumentParser
+import ShrinkLinux
 
 /// Which of the daemon's faces was asked for.
 ///
@@ -6,5 +7,12 @@ import ArgumentParser
 /// outer one wherever they stand.
 @main
 enum Program {
-    static func main() { KeeperCommand.main() }
+    static func main() {
+        let arguments = CommandLine.arguments.dropFirst()
+        if arguments.first == EngineCommand.configuration.commandName {
+            EngineCommand.main(Array(arguments.dropFirst()))
+        } else {
+            KeeperCommand.main(Array(arguments))
+        }
+    }
 }

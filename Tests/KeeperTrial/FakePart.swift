@@ -68,8 +68,9 @@ private struct FakePart: ~Copyable {
             let value = words.count > 1 ? words[1] : ""
             switch words[0] {
             case "ready":
-                try notifier.ready()
+                // In this order: what the starter does next must not be told before it.
                 say("ready")
+                try notifier.ready()
             case "status": try notifier.status(value)
             case "keep":
                 guard inherited.take(value) == nil else { continue }

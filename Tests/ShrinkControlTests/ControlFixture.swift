@@ -30,33 +30,54 @@ struct ControlFixture: Sendable {
     private func pause() { _ = Monitor(()).wait(deadline: .now().advanced(milliseconds: 2)) { _ in Void?.none } }
 }
 
-/// Runs `body` on a thread of its own beside a served engine. The backup is a tmpfs of `storeBytes`, or a directory of the disk without root.
-func withControl<R: Sendable>(storeBytes: Int = 64 << 20, _ body: @escaping @Sendable (ControlFixture) throws -> R) async throws -> R {
-    let scratch = try ScratchDirectory()
-    var holder: [AnyObject] = [scratch]
-    let backupPath: String
-    if Machine.isRoot {
-        let tmpfs = try ScratchMemoryFileSystem(sizeBytes: storeBytes)
-        holder.append(tmpfs)
-        backupPath = tmpfs.path
-    } else {
-        backupPath = scratch.file("backup")
-        try Files.makeDirectory(backupPath)
+/// A served engine for a test that is itself async.
+struct HeldControl: Sendable {
+    let fixture: ControlFixture
+    private let running: Task<Void, any Error>
+    private let holders: [any AnyObject & Sendable]
+    var path: String { fixture.path }
+
+    /// The backup is a tmpfs of `storeBytes`, or a directory of the disk without root.
+    static func make(storeBytes: Int = 64 << 20) async throws -> HeldControl {
+        let scratch = try ScratchDirectory()
+        // Other users come in as well.
+        try Files.setMode(of: scratch.path, 0o755)
+        var holders: [any AnyObject & Sendable] = [scratch]
+        let backupPath: String
+        if Machine.isRoot {
+            let tmpfs = try ScratchMemoryFileSystem(sizeBytes: storeBytes)
+            holders.append(tmpfs)
+            backupPath = tmpfs.path
+        } else {
+            backupPath = scratch.file("backup")
+            try Files.makeDirectory(backupPath)
+        }
+        let engine = try Engine(
+            backup: try BackupDirectory(path: backupPath), logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
+        let service = try ControlService(engine: engine, version: "1.2.3")
+        let path = scratch.file("io.shrinkd")
+        let server = try VarlinkServer(
+            listener: try VarlinkSocket.bind(path, mode: 0o666),
+            vendor: VarlinkVendor(vendor: "shrinkd", product: "shrinkd", version: "1.2.3", url: "https://example.org"),
+            interfaces: [service])
+        return HeldControl(
+            fixture: ControlFixture(engine: engine, service: service, server: server, path: path), running: Task { try await server.run() },
+            holders: holders)
     }
-    let engine = try Engine(
-        backup: try BackupDirectory(path: backupPath), logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
-    let service = try ControlService(engine: engine, version: "1.2.3")
-    let path = scratch.file("io.shrinkd")
-    let server = try VarlinkServer(
-        listener: try VarlinkSocket.bind(path, mode: 0o666),
-        vendor: VarlinkVendor(vendor: "shrinkd", product: "shrinkd", version: "1.2.3", url: "https://example.org"), interfaces: [service])
-    let running = Task { try await server.run() }
-    let fixture = ControlFixture(engine: engine, service: service, server: server, path: path)
-    let result = await onOwnThread { Result { try body(fixture) } }
-    running.cancel()
-    try await running.value
-    service.finish()
-    withExtendedLifetime(holder) {}
+
+    func end() async throws {
+        running.cancel()
+        try await running.value
+        fixture.service.finish()
+        withExtendedLifetime(holders) {}
+    }
+}
+
+/// Runs `body` on a thread of its own, which may block, beside a served engine.
+func withControl<R: Sendable>(storeBytes: Int = 64 << 20, _ body: @escaping @Sendable (ControlFixture) throws -> R) async throws -> R {
+    let held = try await HeldControl.make(storeBytes: storeBytes)
+    let result = await onOwnThread { Result { try body(held.fixture) } }
+    try await held.end()
     return try result.get()
 }
 

@@ -24,7 +24,7 @@ import Varlink
             #expect(made.contains(#""poolName": "py""#), "\(made)")
             let listed = try run(python, ["-m", "varlink.cli", "call", "-m", address + "/io.shrinkd.ListPools", "{}"])
             #expect(listed.contains(#""poolName": "py""#), "\(listed)")
-            let refused = try run(python, ["-m", "varlink.cli", "call", address + "/io.shrinkd.OpenPool", #"{"poolName":"no"}"#], succeeds: false)
+            let refused = try Ran(python, ["-m", "varlink.cli", "call", address + "/io.shrinkd.OpenPool", #"{"poolName":"no"}"#]).output
             #expect(refused.contains("io.shrinkd.NoSuchPool"), "\(refused)")
         }
     }
@@ -94,28 +94,28 @@ import Varlink
             @av.varlinkmethod
             def ReadObject(self, *, objectId: int, offsetBytes: int, lengthBytes: int) -> ReadReply: ...
             @av.varlinkmethod
-            def ListPools(self, *, afterPoolId: int | None = None) -> typing.AsyncIterator[ListReply]: ...
+            def ListPools(self, *, afterPoolId: int | None = None) -> typing.Iterator[ListReply]: ...
 
         async def main():
             transport, protocol = await av.connect_unix_varlink(av.VarlinkClientProtocol, sys.argv[1])
-            proxy = protocol.create_proxy(Shrinkd)
+            proxy = protocol.make_proxy(Shrinkd)
             made = await proxy.CreatePool(poolName="py", sizeBytes=1 << 20)
-            async with made as (reply):
-                memory = mmap.mmap(int(reply["poolFileDescriptor"]), reply["pool"].sizeBytes)
-            thing = await proxy.CreateObject(poolName="py", objectName="o", sizeBytes=40960)
+            with made as (reply):
+                memory = mmap.mmap(reply["poolFileDescriptor"].fileno(), reply["pool"].sizeBytes)
+            thing = (await proxy.CreateObject(poolName="py", objectName="o", sizeBytes=40960))["bufferObject"]
             at = thing.offsetBytes + 3 * 4096
             memory[at:at + 6] = b"page 3"
             read = await proxy.ReadObject(objectId=thing.objectId, offsetBytes=3 * 4096, lengthBytes=6)
-            async with read as (reply):
-                text = os.pread(int(reply["contentFileDescriptor"]), 100, 0).decode()
+            with read as (reply):
+                text = os.pread(reply["contentFileDescriptor"].fileno(), 100, 0).decode()
             print(len(memory), "bytes, written and read back:", text)
             try:
                 await proxy.CreatePool(poolName="bad", sizeBytes=1 << 63)
             except av.VarlinkErrorReply as error:
-                print(error.name.split(".")[-1], error.parameters["parameter"])
+                print(error.name.split(".")[-1], error.paramstojson()["parameter"])
             for i in range(200):
                 made = await proxy.CreatePool(poolName=f"p{i}", sizeBytes=4096)
-                async with made: pass
+                with made: pass
             n = 0
             async for reply in proxy.ListPools():
                 n += 1
@@ -126,22 +126,34 @@ import Varlink
         """
 }
 
-/// Runs a program, bounded in time, and returns what it printed on both streams.
-func run(_ program: String, _ arguments: [String], succeeds: Bool = true, environment: [String] = []) throws -> String {
-    let output = try MemoryFile.make("output", size: 0)
-    let child = try ChildProcess(
-        program, arguments, environment: ["PATH=/usr/bin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8"] + environment,
-        standardOutput: output.number, standardError: output.number)
-    guard let ending = try child.wait(timeoutMilliseconds: 60_000) else {
-        child.signal(SIGKILL)
-        _ = try child.wait()
-        throw Errno.timedOut
+/// How a program ended, and what it printed on both streams.
+struct Ran {
+    var ending: ChildProcess.Ending
+    var output: String
+
+    /// Runs a program, bounded in time.
+    init(_ program: String, _ arguments: [String]) throws {
+        let file = try MemoryFile.make("output", size: 0)
+        let child = try ChildProcess(
+            program, arguments, environment: ["PATH=/usr/bin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8"],
+            standardOutput: file.number, standardError: file.number)
+        guard let ending = try child.wait(timeoutMilliseconds: 60_000) else {
+            child.signal(SIGKILL)
+            _ = try child.wait()
+            throw Errno.timedOut
+        }
+        var bytes = [UInt8](repeating: 0, count: try Files.status(file.number).sizeBytes)
+        _ = try bytes.withUnsafeMutableBytes { try Files.read(file.number, into: $0, at: 0) }
+        self.ending = ending
+        output = String(decoding: bytes, as: UTF8.self)
     }
-    var bytes = [UInt8](repeating: 0, count: try Files.status(output.number).sizeBytes)
-    _ = try bytes.withUnsafeMutableBytes { try Files.read(output.number, into: $0, at: 0) }
-    let text = String(decoding: bytes, as: UTF8.self)
-    if succeeds { #expect(ending == .exited(0), "\(program) \(arguments.first ?? ""): \(text)") }
-    return text
+}
+
+/// What a program printed; it must succeed.
+func run(_ program: String, _ arguments: [String]) throws -> String {
+    let ran = try Ran(program, arguments)
+    #expect(ran.ending == .exited(0), "\(program) \(arguments.first ?? ""): \(ran.ending)\n\(ran.output)")
+    return ran.output
 }
 
 enum PeerEnvironment {
@@ -151,11 +163,16 @@ enum PeerEnvironment {
     static func python() throws -> String {
         let directory = Machine.productsDirectory + "/varlink-peers"
         let python = directory + "/bin/python3"
-        if (try? run(python, ["-c", "import varlink, asyncvarlink"])) == "" { return python }
-        _ = try run("/bin/rm", ["-rf", "--", directory])
-        _ = try run("/usr/bin/python3", ["-m", "venv", directory])
-        _ = try run(python, ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "15", "--retries", "1"] + packages)
+        if isComplete(python) { return python }
+        _ = try Ran("/bin/rm", ["-rf", "--", directory])
+        _ = try Ran("/usr/bin/python3", ["-m", "venv", directory])
+        _ = try Ran(python, ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "15", "--retries", "1"] + packages)
+        guard isComplete(python) else { throw Errno.noSuchFileOrDirectory }
         return python
+    }
+
+    private static func isComplete(_ python: String) -> Bool {
+        (try? Ran(python, ["-c", "import varlink, asyncvarlink"]).ending) == .exited(0)
     }
 
     static func told() { Machine.lacks("python3 with venv, or the package index", so: "no independent Varlink client was tried") }

@@ -42,7 +42,7 @@ private final class Death: Sendable {
                 configuration.copyWorkers = 1
                 configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }
             }
-            let objects = try [700, 300].map { try fixture.makeObject(pages: $0) }
+            let objects = try [1500, 300].map { try fixture.makeObject(pages: $0) }
             // Recover points are reached with everything out; shrink points with everything in.
             let isRecover = Self.recoverPoints.contains(point)
             if isRecover { #expect(fixture.engine.shrink(.all).failure == nil) }

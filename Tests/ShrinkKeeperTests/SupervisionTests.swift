@@ -59,6 +59,17 @@ import Testing
         #expect(abort < ask && actions.contains(.discardKept(.backupfs)))
     }
 
+    @Test func aDeafFileServersCallersAreFreedBeforeItIsKilled() throws {
+        var supervision = Supervision(ownsFileServer: true)
+        serving(&supervision)
+        _ = supervision.askedToEnd(at(10))
+        #expect(supervision.ended(.engine, .ended(.exited(0)), at(20)).contains(.askToEnd(.backupfs)))
+        let actions = supervision.passed(at(10_020))
+        let abort = try #require(actions.firstIndex(of: .abortMount))
+        let kill = try #require(actions.firstIndex(of: .kill(.backupfs)))
+        #expect(abort < kill)
+    }
+
     @Test func progressPutsOffTheSecondWarningButNothingPutsOffTheLast() {
         var supervision = Supervision(ownsFileServer: true)
         serving(&supervision)

@@ -9,7 +9,7 @@ import Testing
         let root = scratch.file("root")
         let units = root + "/usr/lib/systemd/system"
         for directory in [units, root + "/usr/bin", root + "/bin"] { try Files.makeDirectories(directory, mode: 0o755) }
-        for program in ["/usr/bin/shrinkd", "/usr/bin/backupfs", "/bin/sh"] {
+        for program in ["/usr/bin/shrinkd", "/usr/bin/backupfs", "/bin/sh", "/bin/grep"] {
             try Files.replaceContents(of: root + program, with: Array("#!/bin/sh\n".utf8), mode: 0o755)
         }
         for unit in ["shrinkd.service", "backupfs.service"] {

@@ -28,7 +28,7 @@ public final class ScratchMemoryFileSystem: Sendable {
     public let path: String
     private let directory: ScratchDirectory
 
-    public init(sizeBytes: Int, readOnly: Bool = false) throws {
+    public init(sizeBytes: Int) throws {
         directory = try ScratchDirectory()
         path = directory.file("tmpfs")
         try Files.makeDirectory(path)

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,11 +36,19 @@ static inline int shl_same_open_file(int a, int b) {
     long result = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, a, b);
     return result < 0 ? -1 : result == 0;
 }
-static inline int shl_raise_descriptor_limit(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return -1;
-    limit.rlim_cur = limit.rlim_max;
-    return setrlimit(RLIMIT_NOFILE, &limit);
+// By number: <sys/resource.h> with _GNU_SOURCE defines enumerations that Swift's Glibc module has otherwise.
+static inline int shl_descriptor_limit(uint64_t *soft, uint64_t *hard) {
+    uint64_t limit[2];
+    if (syscall(SYS_prlimit64, 0, 7 /* RLIMIT_NOFILE */, NULL, limit) != 0) return -1;
+    *soft = limit[0];
+    *hard = limit[1];
+    return 0;
+}
+static inline int shl_set_descriptor_limit(uint64_t soft) {
+    uint64_t limit[2];
+    if (syscall(SYS_prlimit64, 0, 7, NULL, limit) != 0) return -1;
+    limit[0] = soft;
+    return (int)syscall(SYS_prlimit64, 0, 7, limit, NULL);
 }
 static inline int shl_process_exists(int32_t pid) { return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM); }
 enum { SHL_SPAWN_SETSID = POSIX_SPAWN_SETSID, SHL_MNT_FORCE_DETACH = MNT_FORCE | MNT_DETACH };

@@ -1,9 +1,10 @@
 import ShrinkLinux
 import SystemPackage
 
-/// The file `high-water`: no id at or below the number in it is given again after the store is reopened.
+/// The file `high-water`: after the machine went down, no id at or below the number in it is given again.
 ///
-/// It runs ahead of the ids in use by a block, so that creating an object seldom writes it. What a crash leaves of a block is lost, not used twice.
+/// It is synced, and runs ahead of the ids in use by a block, so that creating an object seldom waits for the device. What is left of a block then is
+/// lost, not used twice.
 struct HighWater {
     private static let fileName = "high-water"
     private static let block: UInt32 = 1024

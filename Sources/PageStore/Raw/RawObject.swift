@@ -21,13 +21,15 @@ public final class RawObject: StoredObject {
             let status = try Files.status(file.number)
             return StoredObjectAttributes(
                 sizeBytes: status.sizeBytes,
-                // From the blocks: exact on tmpfs; elsewhere the file system's own blocks count too. `pagesByTier` walks.
-                pageCount: min(status.allocatedBytes, Self.roundUp(status.sizeBytes)) / basePageSize,
+                pageCount: Self.pageCount(status),
                 storedBytes: status.allocatedBytes,
                 created: try Files.created(file.number) ?? status.changed,
                 modified: status.modified, changed: status.changed)
         }
     }
+
+    /// From the blocks: exact on tmpfs; elsewhere blocks that the file system needs for itself may count too. `pagesByTier` walks and is exact.
+    static func pageCount(_ status: FileStatus) -> Int { min(status.allocatedBytes, roundUp(status.sizeBytes)) / basePageSize }
 
     public func setSize(_ bytes: Int) throws(Errno) {
         guard bytes >= 0 else { throw .invalidArgument }
@@ -37,6 +39,8 @@ public final class RawObject: StoredObject {
 
     public func setTimes(modified: FileTime) throws(Errno) { try Files.setTimes(file.number, accessed: nil, modified: modified) }
 
+    /// As read(2) of the file: what a write of the same moment changes may be seen in part. The engine never rewrites a page it reads back;
+    /// `snapshot` is for everybody else.
     public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(Errno) -> Int {
         guard offset >= 0 else { throw .invalidArgument }
         guard offset < maxObjectSizeBytes else { return 0 }
@@ -124,16 +128,18 @@ public final class RawObject: StoredObject {
     public func snapshot(of index: StoredPageIndex, into page: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo? {
         precondition(page.count == basePageSize, "a snapshot is one page")
         let start = Int(index.rawValue) * basePageSize
-        // Writers reach the file without asking us (passthrough), and read(2) is not atomic against them: a page counts once it reads twice the same.
+        // Writers reach the file without asking us (passthrough), and read(2) is not atomic against them on most file systems. So a page counts once
+        // it reads twice the same, with a wait for the writers of the moment between: a write that the first read met half way has then ended.
         return try withUnsafeTemporaryAllocation(byteCount: basePageSize, alignment: basePageSize) {
             (again) throws(Errno) -> StoredPageInfo? in
             for _ in 0..<64 {
+                guard try fill(page, at: start) else { return nil }
+                // SEEK_DATA takes the inode's lock (tmpfs, ext4, btrfs; XFS takes it for reading itself).
                 guard let info = try self.page(index) else { return nil }
-                guard try fill(page, at: start), try fill(again, at: start) else { return nil }
-                if memcmp(page.baseAddress!, again.baseAddress!, basePageSize) == 0 {
-                    // It may have been punched meanwhile, and a hole reads as zeros: those must not pass for its content.
-                    return try self.page(index) == nil ? nil : info
-                }
+                guard try fill(again, at: start) else { return nil }
+                guard memcmp(page.baseAddress!, again.baseAddress!, basePageSize) == 0 else { continue }
+                // It may have been punched meanwhile, and a hole reads as zeros: those must not pass for its content.
+                return try self.page(index) == nil ? nil : info
             }
             throw .resourceTemporarilyUnavailable
         }

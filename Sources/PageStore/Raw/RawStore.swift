@@ -5,7 +5,8 @@ public import SystemPackage
 ///
 ///     DIR/format          what this is
 ///     DIR/lock            held by the server
-///     DIR/high-water      ids up to here are never given again
+///     DIR/used-ids        which ids were ever used
+///     DIR/high-water      ids up to here count as used if the machine went down without notice
 ///     DIR/objects/<id>    the object's bytes at their own offsets; hints in user.shrinkd.* attributes
 ///
 /// Every answer comes from the file system itself, so nothing has to be repaired after a crash. Memory: 4 bytes an object, and what is open.
@@ -24,6 +25,7 @@ public final class RawStore: ObjectStore {
         var ids: [UInt32]
         var used: UsedIdentifiers
         var highWater: HighWater
+        var journal: IdentifierJournal
         var open: OpenObjects
         var usage = Usage()
     }
@@ -56,9 +58,20 @@ public final class RawStore: ObjectStore {
         ids.sort()
         let highWater = try HighWater(in: directory.descriptor.number, path: path, atLeast: ids.last ?? 0)
         self.strangers = strangers
+        let used: UsedIdentifiers
+        let journal: IdentifierJournal
+        do throws(Errno) {
+            if let known = try IdentifierJournal.read(in: directory.descriptor.number) {
+                used = UsedIdentifiers(merging: known + ids.map { $0...$0 })
+            } else {
+                used = UsedIdentifiers(upTo: highWater.reserved)
+            }
+            journal = try IdentifierJournal(in: directory.descriptor.number, used)
+        } catch {
+            throw StoreDirectory.cannotWrite(path, error)
+        }
         state = Monitor(
-            State(
-                ids: ids, used: UsedIdentifiers(upTo: highWater.reserved), highWater: highWater, open: OpenObjects(limit: openFiles)))
+            State(ids: ids, used: used, highWater: highWater, journal: journal, open: OpenObjects(limit: openFiles)))
     }
 
     public func object(_ id: StoredObjectID) throws(Errno) -> RawObject? {
@@ -88,6 +101,12 @@ public final class RawStore: ObjectStore {
             try state.highWater.cover(id.rawValue, in: directory.descriptor.number)
             let file = try Files.open(
                 id.description, [.readWrite, .create, .exclusive, .noFollow], at: objectsDirectory.number, mode: 0o600)
+            // After the file: a server that dies between leaves the file, which says the same; the other way round it would leave an id that
+            // is used by nothing, and the caller's request, asked again, would fail.
+            do throws(Errno) { try state.journal.append(id.rawValue, state.used, in: directory.descriptor.number) } catch {
+                try? Files.remove(id.description, at: objectsDirectory.number)
+                throw error
+            }
             _ = state.used.insert(id.rawValue)
             state.ids.insert(id.rawValue, at: state.position(of: id))
             let object = RawObject(id, file)
@@ -132,7 +151,7 @@ public final class RawStore: ObjectStore {
         for id in state.withLock({ $0.ids }) {
             guard let status = try? Files.status(of: String(id), at: objectsDirectory.number) else { continue }
             usage.storedBytes += UInt64(status.allocatedBytes)
-            usage.pageCount += UInt64(status.allocatedBytes / basePageSize)
+            usage.pageCount += UInt64(RawObject.pageCount(status))
         }
         state.withLock { $0.usage = usage }
         return usage
@@ -153,7 +172,8 @@ public final class RawStore: ObjectStore {
 
     public func close() {
         state.withLock { state in
-            // Without it the next start loses the unused rest of a block of ids and nothing else.
+            // Without these the next start may lose ids that nobody used, and nothing else.
+            try? state.journal.close(state.used, in: directory.descriptor.number)
             try? state.highWater.settle(at: state.used.highest, in: directory.descriptor.number)
         }
     }

@@ -1,0 +1,125 @@
+public import ShrinkLinux
+public import ShrinkProtocol
+import Varlink
+
+/// A connection to shrinkd.
+///
+/// Caveats first:
+/// - Pins belong to the connection. When it ends, for whatever reason, all of its objects may go out and their memory must not be used.
+/// - Use an object's range of the pool's memory only while the object is pinned.
+/// - Each blocking method has an async twin that waits on a thread of the client's own. Calls go one after the other.
+/// - A cancelled or timed-out call ends the connection, and with it the pins.
+public final class ShrinkdClient: Sendable {
+    private let client: VarlinkClient
+    private let timeoutMilliseconds: UInt64
+
+    /// Connects.
+    /// - Parameters:
+    ///   - path: nil looks where `SocketLocation.find` says.
+    ///   - timeoutMilliseconds: for calls that move no pages; those that do (pin, shrink, recover) take as long as they need.
+    public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
+        self.timeoutMilliseconds = timeoutMilliseconds
+        do throws(TransportError) { client = try VarlinkClient(path: SocketLocation.find(explicit: path)) } catch {
+            throw ShrinkdError(error)
+        }
+    }
+
+    /// Ends the connection and every pin of it.
+    public func close() { client.close() }
+
+    /// One call, blocking.
+    public func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P) throws(ShrinkdError) -> R {
+        do throws(VarlinkFailure) {
+            return try client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)).decode(R.self)
+        } catch {
+            throw ShrinkdError(error)
+        }
+    }
+
+    /// One call.
+    public func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P) async throws(ShrinkdError) -> R {
+        do throws(VarlinkFailure) {
+            return try await client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)).decode(R.self)
+        } catch {
+            throw ShrinkdError(error)
+        }
+    }
+
+    /// A series of replies, each given to `body` in order, the last one included; blocking. `.stop` ends the connection.
+    public func series<P, R>(
+        _ method: WireMethod<P, R>, _ parameters: P, _ body: (R, _ continues: Bool) -> SeriesContinuation
+    ) throws(ShrinkdError) {
+        do throws(VarlinkFailure) {
+            try client.callMore(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)) {
+                (reply) throws(VarlinkFailure) in
+                switch body(try reply.decode(R.self), reply.continues) {
+                case .proceed: .proceed
+                case .stop: .stop
+                }
+            }
+        } catch {
+            throw ShrinkdError(error)
+        }
+    }
+
+    /// A series of replies. The next is read when it is asked for; a consumer that leaves early ends the connection.
+    public func series<P, R>(_ method: WireMethod<P, R>, _ parameters: P) -> ReplySeries<R> {
+        ReplySeries(replies: client.replies(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)))
+    }
+
+    /// One call whose reply brings a descriptor, blocking. `index` tells which field names it.
+    public func call<P, R>(
+        _ method: WireMethod<P, R>, _ parameters: P, descriptor index: (R) -> Int
+    ) throws(ShrinkdError) -> DescriptorReply<R> {
+        do throws(VarlinkFailure) {
+            let reply = try client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member))
+            let decoded = try reply.decode(R.self)
+            if let descriptor = reply.descriptors.take(index(decoded)) { return DescriptorReply(reply: decoded, descriptor: descriptor) }
+        } catch {
+            throw ShrinkdError(error)
+        }
+        throw ShrinkdError(
+            .protocolViolation, "shrinkd's reply to \(method.member) lacks its descriptor; the process may have too many open")
+    }
+
+    private func timeout(_ member: String) -> UInt64? {
+        switch member {
+        case Methods.pin.member, Methods.shrink.member, Methods.recover.member, Methods.destroyPool.member: nil
+        default: timeoutMilliseconds
+        }
+    }
+}
+
+/// What the reader of a series wants next.
+public enum SeriesContinuation: Sendable {
+    case proceed
+    /// No more; the connection ends, and with it its pins.
+    case stop
+}
+
+/// A reply and the descriptor that came with it.
+public struct DescriptorReply<Reply: Sendable>: ~Copyable {
+    public var reply: Reply
+    public var descriptor: OwnedDescriptor
+}
+
+/// The replies of one call, in order.
+public struct ReplySeries<Reply: Decodable & Sendable>: AsyncSequence, Sendable {
+    let replies: AsyncThrowingStream<ClientReply, any Error>
+
+    public struct AsyncIterator: AsyncIteratorProtocol {
+        var replies: AsyncThrowingStream<ClientReply, any Error>.Iterator
+
+        public mutating func next() async throws(ShrinkdError) -> Reply? {
+            do {
+                return try await replies.next(isolation: #isolation)?.decode(Reply.self)
+            } catch let failure as VarlinkFailure {
+                throw ShrinkdError(failure)
+            } catch {
+                throw ShrinkdError(.system, "\(error)")
+            }
+        }
+    }
+
+    public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(replies: replies.makeAsyncIterator()) }
+}

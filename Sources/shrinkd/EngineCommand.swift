@@ -1,0 +1,38 @@
+import ArgumentParser
+import Glibc
+import Logging
+import ServiceSupport
+import ShrinkControl
+import ShrinkEngine
+import ShrinkLinux
+import ShrinkProtocol
+import SystemPackage
+import Varlink
+
+/// The part of the daemon that keeps pools and answers the control socket. The keeper and the unit start it; people seldom do.
+struct EngineCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "engine",
+        abstract: "Keeps the pools and answers the control socket; started by shrinkd itself or by its unit.",
+        usage: "shrinkd engine --runtime-dir <dir> --backup <dir>",
+        discussion: """
+            SIGTERM: pools that a connection still holds are recovered first, as far as memory allows; a second one skips that. \
+            Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage.
+            """,
+        version: productVersion)
+
+    @Option(help: .init("Where the control socket is made.", valueName: "dir")) var runtimeDir: String
+    @Option(help: .init("The backup: a mounted backupfs, or a directory.", valueName: "dir")) var backup: String
+
+    func run() throws {
+        ServiceLogHandler.bootstrap()
+        let log = Logger(label: "engine")
+        do {
+            try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, log: log).run()
+        } catch {
+            log.error("\(error)")
+            Glibc.exit(1)
+        }
+        Glibc.exit(0)
+    }
+}
