@@ -40,7 +40,11 @@ import Testing
         let ids = try (0..<5).map { _ in try fixture.makeObject(pages: 1).id }
         let bulk = try fixture.engine.createBulkMove()
         for id in [ids[0], ids[1], ids[2]] { try fixture.engine.setBulkMove(bulk, of: id) }
-        #expect(order(fixture.engine) == ids)
+        #expect(order(fixture.engine) == [ids[3], ids[4], ids[0], ids[1], ids[2]])
+        for id in [ids[3], ids[4]] {
+            try fixture.engine.pin(id)
+            try fixture.engine.unpin(id)
+        }
         // Used alone: the last of its range, not of the list.
         try fixture.engine.pin(ids[0])
         try fixture.engine.unpin(ids[0])
@@ -79,6 +83,9 @@ import Testing
         for id in ids.prefix(3) { try fixture.engine.setBulkMove(bulk, of: id) }
         // Pinned: out of the bulk's range; the last unpin puts it back there.
         try fixture.engine.pin(ids[1])
+        #expect(order(fixture.engine) == [ids[3], ids[0], ids[2]])
+        try fixture.engine.pin(ids[3])
+        try fixture.engine.unpin(ids[3])
         #expect(order(fixture.engine) == [ids[0], ids[2], ids[3]])
         fixture.engine.bump(bulk)
         #expect(order(fixture.engine) == [ids[3], ids[0], ids[2]])
