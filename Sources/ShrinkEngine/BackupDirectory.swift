@@ -10,6 +10,7 @@ public final class BackupDirectory: Backup {
     public let path: String
     private let directories: Mutex<Directories>
     public let isMemory: Bool
+    public let makesHolesOfZeros: Bool
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
@@ -63,6 +64,7 @@ public final class BackupDirectory: Backup {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
+        makesHolesOfZeros = stats["zero_pages"] == "holes"
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
         files = Mutex(OpenFiles())
