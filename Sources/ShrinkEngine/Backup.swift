@@ -35,6 +35,16 @@ public protocol Backup: AnyObject, Sendable {
 
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
+
+    /// The server behind the backup is gone for good (ENOTCONN): look whether another one is there, and forget files of the old one.
+    @discardableResult
+    func reconnect() -> Bool
+}
+
+extension Backup {
+    /// Most backups have no server.
+    @discardableResult
+    public func reconnect() -> Bool { false }
 }
 
 extension Backup {

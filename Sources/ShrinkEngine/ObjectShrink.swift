@@ -60,6 +60,8 @@ extension ReservedObject {
             try shrink(goalPages, writeback, file, staging, &outcome, progress)
             outcome.isExhausted = try nextExtent(from: 0) == nil
         } catch {
+            // This call fails; the next one may find the server back.
+            if error.errno == .socketNotConnected { backup.reconnect() }
             outcome.failure = error
         }
         return outcome
@@ -108,7 +110,7 @@ extension ReservedObject {
         do throws(Errno) {
             let end = poolOffset(pageCount)
             guard let data = try Files.nextData(poolFile.number, from: poolOffset(page)), data < end else { return nil }
-            let hole = min(try Files.nextHole(poolFile.number, from: data) ?? end, end)
+            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
             return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
         } catch {
             throw EngineError(.system, "finding the resident pages of \(id) failed", errno: error)

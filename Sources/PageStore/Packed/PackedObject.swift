@@ -132,6 +132,11 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         changeHeader { _ in size.max(bytes, ordering: .acquiringAndReleasing) }
     }
 
+    public func setTimes(modified: FileTime) throws(Errno) {
+        noteModified(modified)
+        changeHeader { $0.changed = .now() }
+    }
+
     // MARK: Size
 
     public func setSize(_ bytes: Int) throws(Errno) {
