@@ -1,3 +1,4 @@
+import Logging
 import PageStore
 import ShrinkLinux
 import SystemPackage

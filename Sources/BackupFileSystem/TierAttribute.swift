@@ -36,8 +36,8 @@ extension BackupTree {
         let pages = try object.pages(from: first, limit: Self.tierPages)
         var next = pages.count == Self.tierPages ? pages.last.map { $0.rawValue + 1 } : nil
         for page in pages {
-            // Gone meanwhile, or the layout has no tiers: not told.
-            guard let tier = try object.page(page)?.tier else { continue }
+            // Gone meanwhile, damaged, or of a layout without tiers: not told, and no reason to be silent about the rest.
+            guard let info = try? object.page(page), let tier = info.tier else { continue }
             if let open = run, open.first + open.count == page.rawValue, open.tier == tier {
                 run = (open.first, open.count + 1, tier)
                 continue
