@@ -67,9 +67,10 @@ import Varlink
             #expect(run.status == 0 && run.errors.isEmpty, "\(run.errors)")
             let document = try run.decode(Pages.self)
             #expect(document.id == id && document.pageCount == pages && document.runs.count == 3000)
-            #expect(document.runs.prefix(2) == [
-                Pages.Run(first: 0, count: 1, state: "zero", tier: nil), Pages.Run(first: 1, count: 3, state: "backed_up", tier: nil),
-            ])
+            #expect(
+                document.runs.prefix(2) == [
+                    Pages.Run(first: 0, count: 1, state: "zero", tier: nil), Pages.Run(first: 1, count: 3, state: "backed_up", tier: nil),
+                ])
             #expect(Dictionary(uniqueKeysWithValues: document.totals.map { ($0.state, $0.pages) }) == ["zero": 1500, "backed_up": 4500])
         }
     }
