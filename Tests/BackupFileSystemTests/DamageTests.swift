@@ -14,8 +14,9 @@ import Testing
     }
 
     private func segments(_ server: BackupFileSystemProcess) throws -> [String] {
+        let directory = try Files.open(server.storeDirectory + "/segments", [.readOnly, .directory])
         var names: [String] = []
-        try Files.forEachName(in: try Files.open(server.storeDirectory + "/segments", [.readOnly, .directory]).number) { names.append($0) }
+        try Files.forEachName(in: directory.number) { names.append($0) }
         return names.sorted().map { server.storeDirectory + "/segments/" + $0 }
     }
 
@@ -95,7 +96,8 @@ import Testing
     }
 
     @Test(arguments: ["raw", "packed"]) func offsetsBeyondTheLargestObjectAreRefused(_ layout: String) throws {
-        try withBackupFileSystem(arguments: ["--layout", layout]) { server in
+        // With passthrough the kernel writes past the server and its limit; see the next test.
+        try withBackupFileSystem(arguments: ["--layout", layout, "--no-passthrough"]) { server in
             let data = try server.makeObject(1, sizeBytes: page)
             try write([1], to: data.number, at: 0)
             let limit = 1 << 40
@@ -110,6 +112,23 @@ import Testing
             try Files.punch(data.number, at: limit, length: page)
             #expect(try Files.nextData(data.number, from: 0) == 0)
             #expect(try read(data.number, at: limit, count: 1).isEmpty)
+            #expect(try Files.status(data.number).sizeBytes == page)
+        }
+    }
+
+    /// A write that the kernel passes through is not asked about. What lies beyond the limit is in the file, and nothing else shows it or trips over it.
+    @Test func whatPassthroughWritesBeyondTheLimitHarmsNothingElse() throws {
+        try withMount { server in
+            if let reason = try server.reasonAgainstPassthrough() {
+                return Machine.lacks("passthrough (\(reason))", so: "writes past the server's limit are not tried")
+            }
+            let data = try server.makeObject(1, sizeBytes: page)
+            try write([1], to: data.number, at: 0)
+            try write([2], to: data.number, at: 1 << 40)
+            #expect(try server.names("objects/1/pages") == ["0"])
+            #expect(try read(data.number, at: 0, count: 1) == [1])
+            #expect(try Files.contents(of: server.file("objects/1/info")).count > 10)
+            try Files.truncate(data.number, to: page)
             #expect(try Files.status(data.number).sizeBytes == page)
         }
     }
