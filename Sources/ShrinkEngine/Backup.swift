@@ -30,6 +30,9 @@ public protocol Backup: AnyObject, Sendable {
     /// True if what is stored takes memory: then freeing pages nets only what the store saves.
     var isMemory: Bool { get }
 
+    /// The device under it, if that may sleep.
+    var power: (any PowerGate)? { get }
+
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
 }

@@ -11,6 +11,8 @@ public final class BackupDirectory: Backup {
     private let root: OwnedDescriptor
     private let objectsDirectory: OwnedDescriptor
     public let isMemory: Bool
+    /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
+    public let power: (any PowerGate)?
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
@@ -58,6 +60,7 @@ public final class BackupDirectory: Backup {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
+        power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objectsDirectory.number)
         ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
         files = Mutex(OpenFiles())
