@@ -10,7 +10,7 @@ extension WorkloadModel {
         for id in there where objects[id] == nil { lines.append("object \(id) is there and was removed") }
         var page = [UInt8](repeating: 0, count: basePageSize)
         for (id, object) in objects.sorted(by: { $0.key < $1.key }) {
-            guard let name = StoredObjectID(rawValue: id), let stored = store.object(name) else {
+            guard let name = StoredObjectID(rawValue: id), let stored = try? store.object(name) else {
                 if !uncertain.contains(id) { lines.append("object \(id) is lost") }
                 continue
             }
@@ -44,7 +44,7 @@ public struct WorkloadRun {
     /// ENOSPC is an answer; anything else that fails is thrown.
     public func perform(_ operation: Workload.Operation) throws(Errno) {
         func object(_ id: UInt32) throws(Errno) -> PackedObject {
-            guard let name = StoredObjectID(rawValue: id), let object = store.object(name) else { throw .noSuchFileOrDirectory }
+            guard let name = StoredObjectID(rawValue: id), let object = try store.object(name) else { throw .noSuchFileOrDirectory }
             return object
         }
         switch operation {

@@ -8,11 +8,11 @@ import Testing
 
 /// A store that was killed opens again with every page whose write was answered.
 @Suite(.serialized) struct PackedCrashTests {
-    static let operations = 300
+    static let operations = 200
 
     /// Runs a child until it dies or ends, killing it after some time if that is given; returns how it ended and what it answered.
     static func run(
-        seed: UInt64, objectBytes: Int = 512 << 10, _ directories: [String], environment: [String] = [], killAfterMilliseconds: CInt? = nil
+        seed: UInt64, objectBytes: Int = 256 << 10, _ directories: [String], environment: [String] = [], killAfterMilliseconds: CInt? = nil
     ) throws -> (ending: ChildProcess.Ending, answers: [UInt8]) {
         let scratch = try ScratchDirectory()
         let output = try Files.open(scratch.file("answers"), [.readWrite, .create])
@@ -29,7 +29,7 @@ import Testing
         return (ending, try Files.contents(of: scratch.file("answers")))
     }
 
-    static func check(_ seed: UInt64, objectBytes: Int = 512 << 10, _ directories: [String], _ answers: [UInt8], wasKilled: Bool) throws
+    static func check(_ seed: UInt64, objectBytes: Int = 256 << 10, _ directories: [String], _ answers: [UInt8], wasKilled: Bool) throws
         -> [String]
     {
         var workload = Workload(seed: seed, objectBytes: objectBytes)
@@ -45,7 +45,7 @@ import Testing
         let store = try PackedStore(directories: directories, options: options)
         var lines = model.differences(store)
         // What the indexes say lives is what the segments count, and the objects' sums.
-        let objects = store.objects(after: nil, limit: Int.max).compactMap { store.object($0) }
+        let objects = try store.objects(after: nil, limit: Int.max).compactMap { try store.object($0) }
         let live = (0..<store.core.table.numberLimit).reduce(0) { $0 + store.core.table.slot($1).liveBytes }
         let sum = objects.reduce(0) { $0 + $1.attributes.storedBytes }
         if live != sum { lines.append("segments count \(live) live bytes, objects \(sum)") }
@@ -112,7 +112,7 @@ import Testing
             let second = try ScratchDirectory()
             let directories = [first.path, second.path]
             let workload = generator.next()
-            let (ending, answers) = try Self.run(seed: workload, directories, killAfterMilliseconds: CInt(generator.next() % 250) + 20)
+            let (ending, answers) = try Self.run(seed: workload, directories, killAfterMilliseconds: CInt(generator.next() % 150) + 20)
             try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
             let lines = try Self.check(workload, directories, answers, wasKilled: ending == .signalled(9))
             #expect(lines.isEmpty, "round \(round) of seed \(seed): \(lines.prefix(5))")

@@ -59,7 +59,7 @@ import Testing
         let store = try PackedStore(directories: [path], options: options())
         var bad: Set<Int> = []
         for number in 1...2 as ClosedRange<UInt32> {
-            let object = try #require(StoredObjectID(rawValue: number).flatMap(store.object), "\(what): object \(number) is gone")
+            let object = try #require(try find(store, number), "\(what): object \(number) is gone")
             try #require(object.attributes.sizeBytes == pages * basePageSize, "\(what)")
             for page in 0..<pages {
                 var bytes = [UInt8](repeating: 0x55, count: basePageSize)
@@ -148,7 +148,7 @@ import Testing
         let store = try PackedStore(directories: [directory.path], options: Self.options())
         var lost = 0
         for number in 1...2 as ClosedRange<UInt32> {
-            let object = try #require(StoredObjectID(rawValue: number).flatMap(store.object))
+            let object = try #require(try find(store, number))
             for page in 0..<Self.pages {
                 var bytes = [UInt8](repeating: 0, count: basePageSize)
                 _ = try bytes.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: page * basePageSize) }
@@ -206,7 +206,8 @@ import Testing
         store.close()
         let newer = directory.file("newer")
         try Files.makeDirectory(newer)
-        try Files.replaceContents(of: newer + "/" + StoreSignature.fileName, with: Array("shrinkd packed store\nversion 2\n".utf8))
+        try Files.replaceContents(
+            of: newer + "/" + StoreSignature.fileName, with: Array("shrinkd page store\nlayout packed\nversion 2\n".utf8))
         #expect(code(newer) == .newer)
     }
 }

@@ -162,7 +162,7 @@ import Testing
             object = nil
             store = nil
             store = try PackedStore(directories: [path], options: options)
-            object = try #require(store?.object(id))
+            object = try #require(try store?.object(id))
         }
     }
 }
@@ -183,7 +183,7 @@ import Testing
         #expect(store.mappedObjectCount <= 16)
         #expect(store.objects(after: nil, limit: 1000).count == 100)
         for id in 1...100 as ClosedRange<UInt32> {
-            let object = try #require(StoredObjectID(rawValue: id).flatMap(store.object))
+            let object = try #require(try find(store, id))
             var bytes = [UInt8](repeating: 0, count: basePageSize)
             _ = try bytes.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: 0) }
             #expect(bytes == page(id))
