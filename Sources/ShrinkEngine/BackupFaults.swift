@@ -90,7 +90,8 @@ extension Engine {
     /// The backup's faults. `faultsNotAllowed` if it is of a kind that has none.
     public func faultInjection() throws(EngineError) -> any FaultInjection {
         guard let injection = backup as? any FaultInjection else {
-            throw EngineError(.faultsNotAllowed, "this backup injects no faults; use a mounted backupfs that was started with --allow-faults")
+            throw EngineError(
+                .faultsNotAllowed, "this backup injects no faults; use a mounted backupfs that was started with --allow-faults")
         }
         return injection
     }

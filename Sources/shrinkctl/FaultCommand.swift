@@ -42,7 +42,8 @@ struct FaultSetCommand: ParsableCommand {
 }
 
 struct FaultListCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "list", abstract: "List the faults that are set, and how often each struck.")
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List the faults that are set, and how often each struck.")
 
     @OptionGroup var global: GlobalOptions
 
@@ -52,7 +53,9 @@ struct FaultListCommand: ParsableCommand {
         let faults = try perform { () throws(ShrinkdError) in try client.call(Methods.listFaults, NoParameters()).faults }
         if global.json { return Console.printJSON(FaultListDocument(faults)) }
         if faults.isEmpty { return print("no faults are set") }
-        var table = Table([("OPERATION", .left), ("EFFECT", .left), ("WHEN", .left), ("OBJECT", .right), ("CALLS", .right), ("HITS", .right)])
+        var table = Table([
+            ("OPERATION", .left), ("EFFECT", .left), ("WHEN", .left), ("OBJECT", .right), ("CALLS", .right), ("HITS", .right),
+        ])
         for fault in faults {
             let effect = fault.errno ?? fault.delayMilliseconds.map { "wait \($0) ms" } ?? ""
             var when = fault.probability.map { "probability \($0)" } ?? fault.every.map { $0 == 1 ? "always" : "every \($0)" } ?? ""

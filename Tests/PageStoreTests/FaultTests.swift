@@ -17,7 +17,8 @@ import Testing
         "", "op=write", "errno=EIO", "op=fly errno=EIO", "op=write errno=ENOSYS", "op=write errno=EINTR", "op=write errno=EIO delay_ms=1",
         "op=write delay_ms=0", "op=write delay_ms=10001", "op=write errno=EIO probability=1.5", "op=write errno=EIO probability=nan",
         "op=write errno=EIO probability=0.5 every=2", "op=write errno=EIO every=0", "op=write errno=EIO count=0",
-        "op=write errno=EIO object=0", "op=write errno=EIO object=x", "op=write op=read errno=EIO", "op=write errno=EIO colour=red", "write",
+        "op=write errno=EIO object=0", "op=write errno=EIO object=x", "op=write op=read errno=EIO", "op=write errno=EIO colour=red",
+        "write",
     ]) func whatIsNoRuleIsRefused(_ text: String) { #expect(FaultRule(text: text) == nil) }
 
     @Test func everyOperationCanBeNamed() {
@@ -116,7 +117,9 @@ import Testing
                 for (other, call) in calls where other == operation || other != .remove {
                     var met: Errno?
                     do { try call() } catch { met = error as? Errno }
-                    #expect((met == .timedOut) == (other == operation), "\(other) with a fault on \(operation): \(met.map { "\($0)" } ?? "done")")
+                    #expect(
+                        (met == .timedOut) == (other == operation),
+                        "\(other) with a fault on \(operation): \(met.map { "\($0)" } ?? "done")")
                 }
             }
             #expect(object.backingFile == nil)

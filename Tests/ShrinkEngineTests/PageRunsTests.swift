@@ -134,7 +134,9 @@ import Testing
             PageRun(first: 130, count: 10, state: .backedUp), PageRun(first: 140, count: 60, state: .backedUp, tier: 2),
             PageRun(first: 200, count: 312, state: .empty),
         ]
-        let found = try runs(engine, object.id).map { PageRun(first: $0.first, count: $0.count, state: $0.state == .zero ? .empty : $0.state, tier: $0.tier) }
+        let found = try runs(engine, object.id).map {
+            PageRun(first: $0.first, count: $0.count, state: $0.state == .zero ? .empty : $0.state, tier: $0.tier)
+        }
         #expect(found == expected)
         for limit in [1, 2, 3] { #expect(try runs(engine, object.id, limit: limit).map(\.count) == expected.map(\.count)) }
     }
