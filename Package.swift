@@ -37,9 +37,9 @@ let package = Package(
     targets: [
         // Header-only views of the C libraries.
         .systemLibrary(name: "CShrinkLinux"),
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
-        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
 
         // Rooms, lower ones first. An arrow points down only.
         room("ShrinkLinux", ["CShrinkLinux", system]),
@@ -76,6 +76,15 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        .target(
+            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
+            swiftSettings: strict),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
@@ -94,15 +103,5 @@ let package = Package(
                 system,
             ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
-        // A workload for the packed store: done by a program that is killed, and by one that measures.
-        .target(
-            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
-            swiftSettings: strict),
     ]
 )

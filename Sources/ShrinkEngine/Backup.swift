@@ -30,6 +30,9 @@ public protocol Backup: AnyObject, Sendable {
     /// True if what is stored takes memory: then freeing pages nets only what the store saves.
     var isMemory: Bool { get }
 
+    /// True if a page of zeros that is written takes nothing and is a hole afterwards. Then runs may be written over short gaps of zeros.
+    var makesHolesOfZeros: Bool { get }
+
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
 
@@ -45,6 +48,8 @@ extension Backup {
 }
 
 extension Backup {
+    public var makesHolesOfZeros: Bool { false }
+
     public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
         var id = try nextID()
         while id <= floor { id = try nextID() }

@@ -10,6 +10,7 @@ public final class BackupDirectory: Backup {
     public let path: String
     private let directories: Mutex<Directories>
     public let isMemory: Bool
+    public let makesHolesOfZeros: Bool
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
@@ -63,6 +64,7 @@ public final class BackupDirectory: Backup {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
+        makesHolesOfZeros = stats["zero_pages"] == "holes"
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
         files = Mutex(OpenFiles())
@@ -95,13 +97,14 @@ public final class BackupDirectory: Backup {
     public func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError) {
         let name = "\(id.rawValue)"
         do throws(Errno) {
-            try connected { (directories) throws(Errno) in
+            let file = try connected { (directories) throws(Errno) -> BackupFile in
                 let objects = directories.objects.number
                 try Files.makeDirectory(name, at: objects)
                 do throws(Errno) {
-                    let data = try Files.open(name + "/data", [.readWrite, .create], at: objects)
+                    let data = try Files.open(name + "/data", openFlags.union(.create), at: objects)
                     try Files.truncate(data.number, to: sizeBytes)
                     setHints(hints, data.number)
+                    return BackupFile(data, isStableOnlyWhenSynced: !isMemory)
                 } catch {
                     // Leave nothing half made; what can't be removed either is an orphan and counted as one.
                     try? Files.remove(name + "/data", at: objects)
@@ -109,6 +112,8 @@ public final class BackupDirectory: Backup {
                     throw error
                 }
             }
+            // Open from now on, so that shrinking need not open it: an open file takes kernel memory.
+            keep(file, of: id)
         } catch {
             throw .backup("making \(id) in \(path)", error)
         }
@@ -126,23 +131,29 @@ public final class BackupDirectory: Backup {
         if let file = files.withLock({ $0.byID[id] }) { return file }
         do throws(Errno) {
             let file = try connected { (directories) throws(Errno) -> BackupFile in
-                let descriptor = try Files.open(
-                    "\(id.rawValue)/data", opensDirect ? [.readWrite, .direct] : .readWrite, at: directories.objects.number)
+                let descriptor = try Files.open("\(id.rawValue)/data", openFlags, at: directories.objects.number)
                 return BackupFile(descriptor, isStableOnlyWhenSynced: !isMemory)
             }
-            files.withLock { files in
-                files.byID[id] = file
-                if files.order.count < EngineLimits.openBackupFiles {
-                    files.order.append(id)
-                } else {
-                    files.byID[files.order[files.position]] = nil
-                    files.order[files.position] = id
-                    files.position = (files.position + 1) % EngineLimits.openBackupFiles
-                }
-            }
+            keep(file, of: id)
             return file
         } catch {
             throw .backup("opening \(id) in \(path)", error)
+        }
+    }
+
+    private var openFlags: Files.OpenFlags { opensDirect ? [.readWrite, .direct] : .readWrite }
+
+    /// Enters a file into the cache; the oldest makes room.
+    private func keep(_ file: BackupFile, of id: ObjectID) {
+        files.withLock { files in
+            files.byID[id] = file
+            if files.order.count < EngineLimits.openBackupFiles {
+                files.order.append(id)
+            } else {
+                files.byID[files.order[files.position]] = nil
+                files.order[files.position] = id
+                files.position = (files.position + 1) % EngineLimits.openBackupFiles
+            }
         }
     }
 

@@ -38,12 +38,14 @@ import Testing
         var history = history
         var length = history.count / 2
         while length > 0 {
+            let before = history.count
             var start = 0
             while start < history.count {
                 let shorter = Array(history[..<start] + history[min(start + length, history.count)...])
                 if run(shorter, backup: backup) != nil { history = shorter } else { start += length }
             }
-            length /= 2
+            // Single steps again while that helps: one may have stood in for another.
+            if length > 1 || history.count == before { length /= 2 }
         }
         return history
     }

@@ -132,11 +132,6 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         changeHeader { _ in size.max(bytes, ordering: .acquiringAndReleasing) }
     }
 
-    public func setTimes(modified: FileTime) throws(Errno) {
-        noteModified(modified)
-        changeHeader { $0.changed = .now() }
-    }
-
     // MARK: Size
 
     public func setSize(_ bytes: Int) throws(Errno) {
@@ -223,6 +218,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var fills = 0
 
         @inline(__always) mutating func add(_ entry: IndexEntry) {
+            if entry.isAbsent { return }
             pages += 1
             if entry.isFill { fills += 1 } else { bytes += entry.share }
         }

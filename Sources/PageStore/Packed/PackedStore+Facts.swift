@@ -3,6 +3,9 @@ import Synchronization
 import SystemPackage
 
 extension PackedStore {
+    /// The size of a segment file, as the store was made with.
+    public var segmentBytes: Int { core.geometry.segmentBytes }
+
     /// Total and available bytes are the first tier's, as the file system and for memory the machine have them; the reserve is not
     /// available.
     public var space: StoreSpace {
@@ -21,7 +24,7 @@ extension PackedStore {
     public func facts() -> [(key: String, value: String)] {
         let counters = core.counters
         var facts: [(key: String, value: String)] = [
-            ("layout", "packed"), ("codec", "\(core.options.codec)"), ("segment_bytes", "\(core.geometry.segmentBytes)"),
+            ("zero_pages", "holes"), ("codec", "\(core.options.codec)"), ("segment_bytes", "\(core.geometry.segmentBytes)"),
             ("block_pages", "\(core.options.blockPages)"), ("store", "\(core.identity)"),
             ("same_filled_pages", "\(counters.fills.load(ordering: .relaxed))"), ("dead_bytes", "\(core.table.deadBytes)"),
             ("pages_written", "\(counters.pagesWritten.load(ordering: .relaxed))"),
@@ -36,18 +39,20 @@ extension PackedStore {
             ("full_writes", "\(counters.noSpace.load(ordering: .relaxed))"),
             ("write_budget_bytes", core.budget.bytesPerDay.map { "\($0)" } ?? "none"), ("budget_spent_bytes", "\(core.budget.spentToday)"),
         ]
-        var sums = [(segments: Int, file: Int, live: Int)](repeating: (0, 0, 0), count: core.tiers.count)
+        var sums = [(segments: Int, file: Int, live: Int, pages: Int)](repeating: (0, 0, 0, 0), count: core.tiers.count)
+        // They lie in the index, which is in the first tier.
+        sums[0].pages = max(0, counters.fills.load(ordering: .relaxed))
         for number in 0..<core.table.numberLimit {
             let slot = core.table.slot(number)
             guard slot.state != .free, slot.state != .retired, slot.tier < core.tiers.count else { continue }
             sums[slot.tier].segments += 1
             sums[slot.tier].file += slot.usedBytes
             sums[slot.tier].live += slot.liveBytes
+            sums[slot.tier].pages += slot.livePages
         }
+        facts.append(("pages_by_tier", sums.map { "\($0.pages)" }.joined(separator: " ")))
         for tier in core.tiers {
-            let prefix = "tier\(tier.number)_"
-            facts.append((prefix + "path", tier.path))
-            facts.append((prefix + "kind", tier.inMemory ? "memory" : "disk"))
+            let prefix = "tier.\(tier.number)."
             facts.append((prefix + "segments", "\(sums[tier.number].segments)"))
             facts.append((prefix + "file_bytes", "\(sums[tier.number].file)"))
             facts.append((prefix + "stored_bytes", "\(sums[tier.number].live)"))

@@ -74,13 +74,14 @@ final class StoreCore: Sendable {
         context.groupCount += 1
     }
 
-    /// Adds an entry that needs no bytes, in order after what was staged.
+    /// Adds an entry that needs no bytes, in order after what was staged. A page of zeros becomes a hole, as lseek(2) allows: it reads the
+    /// same, and takes no page file, no word and no place in a sum.
     @inline(__always)
     func stageFill(_ context: WorkerContext, _ appender: Appender, page: Int, _ value: UInt64) throws(Errno) {
         if context.pendingCount == WorkerContext.pendingLimit { try flush(context, appender) }
-        context.pending[context.pendingCount] = WorkerContext.Pending(
-            page: page, end: context.staged, entry: .fill(value, seconds: appender.seconds, object: appender.object.id.rawValue, page: page)
-        )
+        let entry: IndexEntry =
+            value == 0 ? .absent : .fill(value, seconds: appender.seconds, object: appender.object.id.rawValue, page: page)
+        context.pending[context.pendingCount] = WorkerContext.Pending(page: page, end: context.staged, entry: entry)
         context.pendingCount += 1
     }
 
