@@ -24,8 +24,8 @@ struct ObjectTable: ~Copyable {
     @inline(__always)
     subscript(slot: UInt32) -> BufferObject {
         get { slab[slot] }
-        // Through an address, as in LRU.
-        nonmutating _modify { yield &slab.address(slot).pointee }
+        // Through an address, and mutating: anything else ends the compiler under the thread sanitizer, as in LRU.
+        _modify { yield &slab.address(slot).pointee }
     }
 
     /// Fibonacci hashing: consecutive ids spread over the whole table.

@@ -5,6 +5,8 @@ public struct StorageFlags: Sendable, Equatable {
     public var segment: String?
     public var age: String?
     public var writeBudget: String?
+    /// Faults may be set on the store, for tests.
+    public var allowsFaults = false
 
     public init(layout: String? = nil, codec: String? = nil, segment: String? = nil, age: String? = nil, writeBudget: String? = nil) {
         self.layout = layout
@@ -26,6 +28,6 @@ public struct StorageFlags: Sendable, Equatable {
     /// As they stand on backupfs's command line.
     var arguments: [String] {
         [("--layout", layout), ("--codec", codec), ("--segment", segment), ("--age", age), ("--write-budget", writeBudget)]
-            .flatMap { name, value in value.map { [name, $0] } ?? [] }
+            .flatMap { name, value in value.map { [name, $0] } ?? [] } + (allowsFaults ? ["--allow-faults"] : [])
     }
 }

@@ -23,7 +23,14 @@ struct StorageOptions: ParsableArguments {
         help: .init("Bytes a day that may go to directories behind the first.", discussion: "Default: no limit.", valueName: "bytes"))
     var writeBudget: String?
 
-    var flags: StorageFlags { StorageFlags(layout: layout, codec: codec, segment: segment, age: age, writeBudget: writeBudget) }
+    @Flag(help: "Let root and this user set faults on the store with `shrinkctl fault`, for tests. Turns passthrough off.")
+    var allowFaults = false
+
+    var flags: StorageFlags {
+        var flags = StorageFlags(layout: layout, codec: codec, segment: segment, age: age, writeBudget: writeBudget)
+        flags.allowsFaults = allowFaults
+        return flags
+    }
 
     func validate() throws {
         if let layout, !["raw", "packed"].contains(layout) { throw ValidationError("'\(layout)' is no layout; give raw or packed") }

@@ -54,7 +54,7 @@ import Testing
         let out = try runs(fixture.engine, object.id)
         #expect(out.first == PageRun(first: 0, count: 8, state: .backedUp), "a plain directory tells no tier")
         #expect(out.dropFirst().first == PageRun(first: 8, count: 8, state: .zero))
-        #expect(counts(out) == (try fixture.engine.object(object.id)).pages)
+        #expect(try counts(out) == fixture.engine.object(object.id).pages)
         #expect(try runs(fixture.engine, object.id) == out, "looking changes nothing")
         // A client that writes a zero page again has it resident, whatever the hint says.
         try fixture.engine.pin(object.id)
@@ -76,7 +76,7 @@ import Testing
         let object = try fixture.makeObject(pages: 1000, zeroEvery: 3)
         _ = fixture.engine.shrink(.bytes(ByteCount(500 * basePageSize)))
         let whole = try runs(fixture.engine, object.id)
-        #expect(counts(whole) == (try fixture.engine.object(object.id)).pages)
+        #expect(try counts(whole) == fixture.engine.object(object.id).pages)
         #expect(whole.reduce(0) { $0 + $1.count } == 1000)
         for (a, b) in zip(whole, whole.dropFirst()) { #expect(a.first + a.count == b.first && a.state != b.state) }
         for limit in [1, 2, 7] { #expect(try runs(fixture.engine, object.id, limit: limit) == whole) }

@@ -56,6 +56,11 @@ import Testing
             runtimeDirectory: "/r", stores: ["/a"], storage: StorageFlags(layout: "raw"), backup: nil, defaults: defaults(root: false),
             programs: "/p")
         #expect(raw.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--layout", "raw"])
+        var broken = StorageFlags()
+        broken.allowsFaults = true
+        let drill = try KeeperPlan(
+            runtimeDirectory: "/r", stores: ["/a"], storage: broken, backup: nil, defaults: defaults(root: false), programs: "/p")
+        #expect(drill.backupfs?.arguments.last == "--allow-faults")
         #expect(throws: KeeperFailure.self) {
             try KeeperPlan(
                 runtimeDirectory: "/r", stores: [], storage: StorageFlags(codec: "lz4"), backup: "/b", defaults: defaults(root: false),
