@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// A backup in a directory: a mounted backupfs, a tmpfs, a disk, any file system with sparse files and page-exact holes.
@@ -16,8 +15,8 @@ public final class BackupDirectory: Backup {
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
-    private let ids: Mutex<IDs>
-    private let files: Mutex<OpenFiles>
+    private let ids: Monitor<IDs>
+    private let files: Monitor<OpenFiles>
 
     private struct IDs: ~Copyable {
         var next: UInt64
@@ -62,8 +61,8 @@ public final class BackupDirectory: Backup {
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
         power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objectsDirectory.number)
-        ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
-        files = Mutex(OpenFiles())
+        ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
+        files = Monitor(OpenFiles())
 
         // The probe is an object like any other, made and removed.
         let probe = DirectoryProbe(objects: objectsDirectory.number, path: path)

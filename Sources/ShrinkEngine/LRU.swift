@@ -51,13 +51,13 @@ struct LRU: ~Copyable {
     @inline(__always)
     private subscript(index: UInt32) -> Node {
         get { Self.isAnchor(index) ? anchors[index & ~Self.hitchBit] : nodes[index] }
-        nonmutating _modify {
-            if Self.isAnchor(index) { yield &anchors[index & ~Self.hitchBit] } else { yield &nodes[index] }
+        set {
+            if Self.isAnchor(index) { anchors[index & ~Self.hitchBit] = newValue } else { nodes[index] = newValue }
         }
     }
 
     @inline(__always)
-    private func link(_ index: UInt32, after place: UInt32) {
+    private mutating func link(_ index: UInt32, after place: UInt32) {
         let next = self[place].next
         self[place].next = index
         self[index].previous = place
@@ -66,7 +66,7 @@ struct LRU: ~Copyable {
     }
 
     @inline(__always)
-    private func unlink(_ index: UInt32) {
+    private mutating func unlink(_ index: UInt32) {
         let (next, previous) = (self[index].next, self[index].previous)
         self[previous].next = next
         self[next].previous = previous
@@ -181,7 +181,7 @@ struct LRU: ~Copyable {
         }
     }
 
-    private func detachCursors(_ bulk: UInt32, _ priority: UInt8) {
+    private mutating func detachCursors(_ bulk: UInt32, _ priority: UInt8) {
         for hitch in UInt32(Priority.allCases.count)..<UInt32(anchors.count)
         where anchors[hitch].bulk == bulk && anchors[hitch].priority == priority {
             anchors[hitch].bulk = BulkRanges.none

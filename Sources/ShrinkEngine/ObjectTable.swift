@@ -24,7 +24,7 @@ struct ObjectTable: ~Copyable {
     @inline(__always)
     subscript(slot: UInt32) -> BufferObject {
         get { slab[slot] }
-        nonmutating _modify { yield &slab[slot] }
+        set { slab[slot] = newValue }
     }
 
     /// Fibonacci hashing: consecutive ids spread over the whole table.
