@@ -211,7 +211,7 @@ public struct StoredPageInfo: Sendable {
 /// Why a store can't be opened or served: one sentence with cause and way out.
 public struct StoreError: Error, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable {
-        private enum Value: Hashable, Sendable { case missing, busy, foreign, newer, readOnly, damaged, unsupported, system }
+        private enum Value: Hashable, Sendable { case missing, busy, foreign, newer, readOnly, damaged, unsupported, usage, system }
         private let value: Value
         /// The directory is not there.
         public static let missing = Code(value: .missing)
@@ -225,6 +225,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         public static let damaged = Code(value: .damaged)
         /// The file system lacks what the layout needs.
         public static let unsupported = Code(value: .unsupported)
+        /// What was asked for makes no sense for this store.
+        public static let usage = Code(value: .usage)
         public static let system = Code(value: .system)
     }
 

@@ -32,12 +32,26 @@ public protocol Backup: AnyObject, Sendable {
 
     /// The device under it, if that may sleep.
     var power: (any PowerGate)? { get }
+    /// True if a page of zeros that is written takes nothing and is a hole afterwards. Then runs may be written over short gaps of zeros.
+    var makesHolesOfZeros: Bool { get }
 
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
+
+    /// The server behind the backup is gone for good (ENOTCONN): look whether another one is there, and forget files of the old one.
+    @discardableResult
+    func reconnect() -> Bool
 }
 
 extension Backup {
+    /// Most backups have no server.
+    @discardableResult
+    public func reconnect() -> Bool { false }
+}
+
+extension Backup {
+    public var makesHolesOfZeros: Bool { false }
+
     public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
         var id = try nextID()
         while id <= floor { id = try nextID() }

@@ -7,9 +7,9 @@ import SystemPackage
 /// a small file `id-high-water` from us.
 public final class BackupDirectory: Backup {
     public let path: String
-    private let root: OwnedDescriptor
-    private let objectsDirectory: OwnedDescriptor
+    private let directories: Monitor<Directories>
     public let isMemory: Bool
+    public let makesHolesOfZeros: Bool
     /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
     public let power: (any PowerGate)?
     private let opensDirect: Bool
@@ -17,6 +17,12 @@ public final class BackupDirectory: Backup {
     private let features: [Feature]
     private let ids: Monitor<IDs>
     private let files: Monitor<OpenFiles>
+
+    /// The directory and `objects` in it, open. Replaced when a file server comes back on a mount of its own.
+    private struct Directories: Sendable {
+        var root: SharedDescriptor
+        var objects: SharedDescriptor
+    }
 
     private struct IDs: ~Copyable {
         var next: UInt64
@@ -37,35 +43,36 @@ public final class BackupDirectory: Backup {
     /// Opens and probes a directory. It is refused, with the reason, if it can't keep sparse objects whose holes are exact to the page.
     public init(path: String) throws(EngineError) {
         self.path = path
-        let stats: [String: String]
-        do throws(Errno) {
-            root = try Files.open(path, [.readOnly, .directory])
-        } catch {
+        let root: SharedDescriptor
+        do throws(Errno) { root = SharedDescriptor(try Files.open(path, [.readOnly, .directory])) } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) can't be opened; make it, or name another", errno: error)
         }
-        stats = Self.readStats(root.number)
+        let stats = Self.readStats(root.number)
         isMounted = stats["id_high_water"] != nil
+        let objects: SharedDescriptor
         do throws(Errno) {
             do throws(Errno) { try Files.makeDirectory("objects", at: root.number) } catch {
                 if error != .fileExists { throw error }
             }
-            objectsDirectory = try Files.open("objects", [.readOnly, .directory], at: root.number)
+            objects = SharedDescriptor(try Files.open("objects", [.readOnly, .directory], at: root.number))
         } catch {
             throw EngineError(
                 .unsuitableDirectory, "the backup directory \(path) can't hold objects/; make it writable, or name another", errno: error)
         }
+        directories = Monitor(Directories(root: root, objects: objects))
         let kind: FileSystem.Kind
         do throws(Errno) { kind = try FileSystem(of: root.number).kind } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
         power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
-        let first = try Self.firstID(stats: stats, root: root.number, objects: objectsDirectory.number)
+        makesHolesOfZeros = stats["zero_pages"] == "holes"
+        let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
         files = Monitor(OpenFiles())
 
         // The probe is an object like any other, made and removed.
-        let probe = DirectoryProbe(objects: objectsDirectory.number, path: path)
+        let probe = DirectoryProbe(objects: objects.number, path: path)
         guard let id = UInt32(exactly: first) else { throw Self.idsUsedUp(path) }
         opensDirect = try probe.run(id: ObjectID(rawValue: id), isMemory: isMemory)
         ids.withLock { $0.next = first + 1 }
@@ -92,19 +99,23 @@ public final class BackupDirectory: Backup {
     public func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError) {
         let name = "\(id.rawValue)"
         do throws(Errno) {
-            try Files.makeDirectory(name, at: objectsDirectory.number)
-            do throws(Errno) {
-                let data = try Files.open(name + "/data", [.readWrite, .create], at: objectsDirectory.number)
-                try Files.truncate(data.number, to: sizeBytes)
-                setHints(hints, data.number)
-            } catch {
-                // Leave nothing half made; what can't be removed either is an orphan and counted as one.
+            let file = try connected { (directories) throws(Errno) -> BackupFile in
+                let objects = directories.objects.number
+                try Files.makeDirectory(name, at: objects)
                 do throws(Errno) {
-                    try? Files.remove(name + "/data", at: objectsDirectory.number)
-                    try Files.removeDirectory(name, at: objectsDirectory.number)
-                } catch {}
-                throw error
+                    let data = try Files.open(name + "/data", openFlags.union(.create), at: objects)
+                    try Files.truncate(data.number, to: sizeBytes)
+                    setHints(hints, data.number)
+                    return BackupFile(data, isStableOnlyWhenSynced: !isMemory)
+                } catch {
+                    // Leave nothing half made; what can't be removed either is an orphan and counted as one.
+                    try? Files.remove(name + "/data", at: objects)
+                    try? Files.removeDirectory(name, at: objects)
+                    throw error
+                }
             }
+            // Open from now on, so that shrinking need not open it: an open file takes kernel memory.
+            keep(file, of: id)
         } catch {
             throw .backup("making \(id) in \(path)", error)
         }
@@ -121,22 +132,30 @@ public final class BackupDirectory: Backup {
     public func open(_ id: ObjectID) throws(EngineError) -> BackupFile {
         if let file = files.withLock({ $0.byID[id] }) { return file }
         do throws(Errno) {
-            let descriptor = try Files.open(
-                "\(id.rawValue)/data", opensDirect ? [.readWrite, .direct] : .readWrite, at: objectsDirectory.number)
-            let file = BackupFile(descriptor, isStableOnlyWhenSynced: !isMemory)
-            files.withLock { files in
-                files.byID[id] = file
-                if files.order.count < EngineLimits.openBackupFiles {
-                    files.order.append(id)
-                } else {
-                    files.byID[files.order[files.position]] = nil
-                    files.order[files.position] = id
-                    files.position = (files.position + 1) % EngineLimits.openBackupFiles
-                }
+            let file = try connected { (directories) throws(Errno) -> BackupFile in
+                let descriptor = try Files.open("\(id.rawValue)/data", openFlags, at: directories.objects.number)
+                return BackupFile(descriptor, isStableOnlyWhenSynced: !isMemory)
             }
+            keep(file, of: id)
             return file
         } catch {
             throw .backup("opening \(id) in \(path)", error)
+        }
+    }
+
+    private var openFlags: Files.OpenFlags { opensDirect ? [.readWrite, .direct] : .readWrite }
+
+    /// Enters a file into the cache; the oldest makes room.
+    private func keep(_ file: BackupFile, of id: ObjectID) {
+        files.withLock { files in
+            files.byID[id] = file
+            if files.order.count < EngineLimits.openBackupFiles {
+                files.order.append(id)
+            } else {
+                files.byID[files.order[files.position]] = nil
+                files.order[files.position] = id
+                files.position = (files.position + 1) % EngineLimits.openBackupFiles
+            }
         }
     }
 
@@ -145,11 +164,14 @@ public final class BackupDirectory: Backup {
             files.byID[id] = nil
         }
         do throws(Errno) {
-            do throws(Errno) { try Files.remove("\(id.rawValue)/data", at: objectsDirectory.number) } catch {
-                if error != .noSuchFileOrDirectory { throw error }
-            }
-            do throws(Errno) { try Files.removeDirectory("\(id.rawValue)", at: objectsDirectory.number) } catch {
-                if error != .noSuchFileOrDirectory { throw error }
+            try connected { (directories) throws(Errno) in
+                let objects = directories.objects.number
+                do throws(Errno) { try Files.remove("\(id.rawValue)/data", at: objects) } catch {
+                    if error != .noSuchFileOrDirectory { throw error }
+                }
+                do throws(Errno) { try Files.removeDirectory("\(id.rawValue)", at: objects) } catch {
+                    if error != .noSuchFileOrDirectory { throw error }
+                }
             }
         } catch {
             throw .backup("removing \(id) from \(path)", error)
@@ -157,7 +179,39 @@ public final class BackupDirectory: Backup {
     }
 
     public func objects() throws(EngineError) -> [ObjectID] {
-        do throws(Errno) { return try Self.list(objectsDirectory.number) } catch { throw .backup("listing \(path)/objects", error) }
+        do throws(Errno) {
+            return try connected { (directories) throws(Errno) in try Self.list(directories.objects.number) }
+        } catch {
+            throw .backup("listing \(path)/objects", error)
+        }
+    }
+
+    // MARK: A file server that comes back
+
+    /// Runs calls on the directory. A mount whose server is gone for good answers ENOTCONN for ever; where another one is mounted on the same
+    /// path meanwhile, the calls are made once more on that.
+    private func connected<R>(_ body: (Directories) throws(Errno) -> R) throws(Errno) -> R {
+        do throws(Errno) { return try body(directories.withLock { $0 }) } catch {
+            guard error == .socketNotConnected, reconnect() else { throw error }
+            return try body(directories.withLock { $0 })
+        }
+    }
+
+    /// Opens the directory anew and forgets files of the old mount. False if what is there is not the same kind of directory: with the server
+    /// still away the path is a bare mount point, where nothing may be stored.
+    @discardableResult
+    public func reconnect() -> Bool {
+        guard isMounted, let root = try? Files.open(path, [.readOnly, .directory]), Self.readStats(root.number)["id_high_water"] != nil,
+            let objects = try? Files.open("objects", [.readOnly, .directory], at: root.number)
+        else { return false }
+        let new = Directories(root: SharedDescriptor(root), objects: SharedDescriptor(objects))
+        directories.withLock { $0 = new }
+        files.withLock { files in
+            files.byID = [:]
+            files.order = []
+            files.position = 0
+        }
+        return true
     }
 
     private static func list(_ directory: CInt) throws(Errno) -> [ObjectID] {
@@ -197,7 +251,8 @@ public final class BackupDirectory: Backup {
     /// Written ahead in blocks, so that a crash skips ids and never repeats one.
     private func reserveIDs(upTo id: UInt64) throws(EngineError) {
         do throws(Errno) {
-            try Files.replaceContents(of: Self.highWaterFile, at: root.number, with: Array("\(id - 1 + Self.idBlock)\n".utf8))
+            try Files.replaceContents(
+                of: Self.highWaterFile, at: directories.withLock { $0.root }.number, with: Array("\(id - 1 + Self.idBlock)\n".utf8))
         } catch {
             throw .backup("noting used ids in \(path)/\(Self.highWaterFile)", error)
         }
@@ -233,11 +288,13 @@ public final class BackupDirectory: Backup {
     }
 
     public var availableBytes: UInt64 {
-        do throws(Errno) { return try FileSystem(of: root.number).availableBytes } catch { return 0 }
+        do throws(Errno) {
+            return try connected { (directories) throws(Errno) in try FileSystem(of: directories.root.number).availableBytes }
+        } catch { return 0 }
     }
 
     public func status() -> BackupStatus {
-        let stats = isMounted ? Self.readStats(root.number) : [:]
+        let stats = isMounted ? Self.readStats(directories.withLock { $0.root }.number) : [:]
         return BackupStatus(
             path: path, storedBytes: stats["stored_bytes"].flatMap { UInt64($0) } ?? plainStoredBytes(), availableBytes: availableBytes,
             features: features)
@@ -245,9 +302,10 @@ public final class BackupDirectory: Backup {
 
     /// What our own objects take in a plain directory.
     private func plainStoredBytes() -> UInt64? {
-        guard !isMounted, let ids = try? Self.list(objectsDirectory.number) else { return nil }
+        let objects = directories.withLock { $0.objects }
+        guard !isMounted, let ids = try? Self.list(objects.number) else { return nil }
         return ids.reduce(into: UInt64(0)) { sum, id in
-            if let status = try? Files.status(of: "\(id.rawValue)/data", at: objectsDirectory.number) {
+            if let status = try? Files.status(of: "\(id.rawValue)/data", at: objects.number) {
                 sum += UInt64(status.allocatedBytes)
             }
         }

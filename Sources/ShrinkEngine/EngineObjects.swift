@@ -39,6 +39,7 @@ extension Engine {
         }
         let (first, record) = try place.get()
         do throws(EngineError) {
+            try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count)
             let id = try nextID(from: pool.backup)
             try pool.backup.create(

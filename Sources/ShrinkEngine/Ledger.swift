@@ -155,6 +155,17 @@ final class Ledger: Sendable {
         return ObjectRecord(memory.base + geometry.recordsOffset + index * ObjectRecord.stride)
     }
 
+    /// Takes the memory of an object's words and record now, when it is made: on the way out nothing may be allocated.
+    func populate(record index: Int, firstPage: Int, count: Int) throws(EngineError) {
+        do throws(Errno) {
+            try Files.allocate(
+                descriptor.number, mode: 0, at: geometry.recordsOffset + index * ObjectRecord.stride, length: ObjectRecord.stride)
+            try Files.allocate(descriptor.number, mode: 0, at: geometry.wordsOffset + firstPage * 8, length: count * 8)
+        } catch {
+            throw EngineError(.outOfMemory, "no memory for the page words of an object of \(count) pages; make a smaller one", errno: error)
+        }
+    }
+
     /// The words of the object that has these pages of the pool.
     func table(firstPage: Int, count: Int) -> PageTable {
         precondition(firstPage >= 0 && count > 0 && firstPage + count <= geometry.pageCount, "range beyond the pool")

@@ -39,6 +39,8 @@ extension ReservedObject {
             }
             try drop(&undropped, file, &outcome)
         } catch {
+            // This call fails; the next one may find the server back.
+            if error.errno == .socketNotConnected { backup.reconnect() }
             outcome.failure = outcome.failure ?? error
         }
         return outcome
@@ -114,6 +116,10 @@ extension ReservedObject {
             guard try file.read(into: staging.pages(0..<window.count), at: offset) == length else { throw Errno.ioError }
             try requirePresence(window, file, staging)
         } catch {
+            // Without a server no page can be had, and none of them is damaged.
+            if error == .socketNotConnected || error == .connectionAbort {
+                throw .stop(.backup("reading page \(window.lowerBound) of \(id) from the backup", error))
+            }
             throw .pages(damaged(window.lowerBound, error))
         }
         try copyIn(window, staging)

@@ -60,6 +60,8 @@ extension ReservedObject {
             try shrink(goalPages, writeback, file, staging, &outcome, progress)
             outcome.isExhausted = try nextExtent(from: 0) == nil
         } catch {
+            // This call fails; the next one may find the server back.
+            if error.errno == .socketNotConnected { backup.reconnect() }
             outcome.failure = error
         }
         return outcome
@@ -124,6 +126,9 @@ extension ReservedObject {
         }
     }
 
+    /// Gaps of zeros up to this length are written with the run where the backup makes holes of them: a call costs more than so many zeros.
+    private static let zeroGapPages = 16
+
     /// Stores the pages of a run that need it. Returns how many pages from the start are safe, zeros included, and why it stopped there.
     private func copyOut(
         _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
@@ -134,8 +139,7 @@ extension ReservedObject {
                 i += 1
                 continue
             }
-            var end = i + 1
-            while end < run.count, needsBackup(run.lowerBound + end, staging.pages(end..<end + 1)) { end += 1 }
+            let end = endOfWrite(run, from: i, staging)
             let written = file.write(
                 UnsafeRawBufferPointer(staging.pages(i..<end)), at: (run.lowerBound + i) * basePageSize, writeback: writeback)
             if let error = written.error {
@@ -147,6 +151,24 @@ extension ReservedObject {
             i = end
         }
         return (run.count, nil)
+    }
+
+    /// Where the write that begins with page `i` of the run ends: behind a page that needs it.
+    private func endOfWrite(_ run: Range<Int>, from i: Int, _ staging: Staging) -> Int {
+        let longestGap = backup.makesHolesOfZeros ? Self.zeroGapPages : 0
+        var end = i + 1
+        var page = end
+        while page < run.count {
+            // The backup has a stray page's valid content: never write over it.
+            if table.isBackedUp(run.lowerBound + page) { break }
+            if needsBackup(run.lowerBound + page, staging.pages(page..<page + 1)) {
+                end = page + 1
+            } else if page - end >= longestGap {
+                break
+            }
+            page += 1
+        }
+        return end
     }
 
     /// False for a page of zeros, which is only freed and noted, and for a stray page, whose valid content the backup has.

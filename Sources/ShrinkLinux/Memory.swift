@@ -67,6 +67,14 @@ public enum ProcessMemory {
 @inline(__always)
 public func isZero(_ base: UnsafeRawPointer, _ count: Int) -> Bool { shl_is_zero(base, count) != 0 }
 
+/// Reads a byte for the page fault's sake; never optimised away.
+@inline(__always)
+public func readByte(_ address: UnsafeRawPointer) { shl_touch(address) }
+
+/// Writes a byte back as it is, so that its page is dirty; never optimised away.
+@inline(__always)
+public func dirtyByte(_ address: UnsafeMutableRawPointer) { shl_dirty(address) }
+
 /// A 64-bit word in shared memory, touched only by atomic loads and stores.
 public struct SharedWord {
     @usableFromInline let address: UnsafeMutablePointer<UInt64>

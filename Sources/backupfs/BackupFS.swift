@@ -13,6 +13,6 @@ struct BackupFS: ParsableCommand {
             error; 75 the connection was aborted.
             """,
         version: productVersion,
-        subcommands: [Serve.self],
+        subcommands: [Serve.self, Check.self],
         defaultSubcommand: Serve.self)
 }

@@ -5,6 +5,10 @@ import PageStore
 /// Exit statuses (sysexits(3)); the parser itself ends wrong usage with 64.
 enum ExitStatus: Int32 {
     case success = 0
+    /// `check` found something.
+    case findings = 1
+    /// EX_USAGE
+    case usage = 64
     /// EX_DATAERR: the store is damaged, not ours, or of a later version.
     case storeUnusable = 65
     /// EX_NOINPUT
@@ -24,6 +28,7 @@ enum ExitStatus: Int32 {
             case .missing: .storeMissing
             case .foreign, .newer, .damaged: .storeUnusable
             case .busy, .unsupported: .unavailable
+            case .usage: .usage
             case .readOnly: .storeReadOnly
             default: .system
             }

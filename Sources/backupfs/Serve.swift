@@ -14,8 +14,8 @@ struct Serve: ParsableCommand {
     @Argument(help: "An empty directory to mount on.")
     var mountPoint: String
 
-    @Option(name: .long, help: ArgumentHelp("The directory that keeps the pages.", valueName: "DIR"))
-    var store: String
+    @OptionGroup
+    var store: StoreFlags
 
     @Flag(name: .customLong("no-passthrough"), help: .hidden)
     var noPassthrough = false
@@ -42,7 +42,7 @@ struct Serve: ParsableCommand {
 
     private func serve(_ inherited: consuming InheritedMount?, _ logger: Logger) -> ExitStatus {
         let served: ServedStore
-        do throws(StoreError) { served = try openStore() } catch {
+        do throws(StoreError) { served = try store.open(logger) } catch {
             logger.error("\(error)")
             return ExitStatus(error.code)
         }
@@ -55,15 +55,6 @@ struct Serve: ParsableCommand {
         } catch {
             logger.error("\(error)")
             return ExitStatus(error.code)
-        }
-    }
-
-    private func openStore() throws(StoreError) -> ServedStore {
-        // Half for objects, the rest for what else a server opens.
-        let openFiles = min(4096, max(64, ((try? Int(clamping: ThisProcess.descriptorLimit().soft)) ?? 256) / 2))
-        let raw = try RawStore(store, openFiles: openFiles)
-        do throws(Errno) { return try ServedStore(raw, layout: RawStore.layout, directories: [store]) } catch {
-            throw StoreError(.system, "cannot look at \(store)", errno: error)
         }
     }
 }

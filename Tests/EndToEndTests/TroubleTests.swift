@@ -57,6 +57,26 @@ import Testing
         #expect(try pool.mismatches(object) == [], "seed \(seed)")
     }
 
+    @Test func afterAnAbortedConnectionTheEngineFindsTheNewMount() throws {
+        let seed = testSeed("connection aborted")
+        let daemon = try DaemonProcess()
+        let pool = try PoolClient(daemon, pool: "p", sizeBytes: 16 << 20, seed: seed)
+        let object = try pool.makeObject(pages: 1000)
+        try pool.unpin(object)
+        let control = Control(daemon: daemon)
+        #expect(try control("shrink", "--all").status == 0)
+        let old = try #require(daemon.process(of: "backupfs"))
+        try Mounts.abortAndDetach(daemon.mountPoint)
+        try daemon.waitFor("another backupfs to be started") { daemon.process(of: "backupfs").map { $0 != old } ?? false }
+        try daemon.waitFor("its mount") { try Mounts.mount(at: daemon.mountPoint) != nil }
+        // The first call may still meet the old mount; none may take it for damage.
+        try daemon.waitFor("pages to come back") { try control("recover", "--all").status == 0 }
+        #expect(try control("status").number("damaged_pages") == 0)
+        #expect(try pool.mismatches(object) == [], "seed \(seed)")
+        #expect(try control("shrink", "--all").status == 0)
+        #expect(try pool.mismatches(object) == [], "seed \(seed)")
+    }
+
     @Test func poolsEndWithAKilledEngineAndTheirBackupsAreCountedAsOrphans() throws {
         let daemon = try DaemonProcess()
         let control = Control(daemon: daemon)

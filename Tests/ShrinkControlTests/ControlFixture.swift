@@ -76,7 +76,9 @@ struct HeldControl: Sendable {
 /// Runs `body` on a thread of its own, which may block, beside a served engine.
 func withControl<R: Sendable>(storeBytes: Int = 64 << 20, _ body: @escaping @Sendable (ControlFixture) throws -> R) async throws -> R {
     let held = try await HeldControl.make(storeBytes: storeBytes)
-    let result = await onOwnThread { Result { try body(held.fixture) } }
+    // The thread may outlast its result by a moment; what it holds must not be what is unmounted at the end.
+    let fixture = held.fixture
+    let result = await onOwnThread { Result { try body(fixture) } }
     try await held.end()
     return try result.get()
 }

@@ -142,10 +142,13 @@ struct Served: Sendable {
     let observations: Observations
 
     /// Waits, looking again every few milliseconds, until the server's own count says so; false after ten seconds.
-    func counters(_ condition: (VarlinkCounters) -> Bool) -> Bool {
+    func counters(_ condition: (VarlinkCounters) -> Bool) -> Bool { eventually { condition(server.counters) } }
+
+    /// As `counters`, for any other condition.
+    func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
         let deadline = MonotonicTime.now().advanced(milliseconds: 10_000)
         while MonotonicTime.now() < deadline {
-            if condition(server.counters) { return true }
+            if try condition() { return true }
             usleep(2000)
         }
         return false

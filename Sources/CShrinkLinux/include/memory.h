@@ -45,6 +45,15 @@ static inline int shl_is_zero(const void *bytes, size_t length) {
     return 1;
 }
 
+// Reads a byte and throws it away: for the page fault alone.
+static inline void shl_touch(const void *address) { (void)*(const volatile unsigned char *)address; }
+
+// Writes a byte back as it is: the page is dirty then.
+static inline void shl_dirty(void *address) {
+    volatile unsigned char *byte = (volatile unsigned char *)address;
+    *byte = *byte;
+}
+
 // Page words live in shared memory that outlives the process. These are the only ways to touch one.
 static inline uint64_t shl_load_acquire(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline void shl_store_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }

@@ -1,0 +1,78 @@
+import ShrinkLinux
+import SystemPackage
+
+/// Which ids were ever used: one bit each, in the file `ids`, so that none is used again.
+///
+/// Lines of 64 bytes: 448 bits, then their CRC-32C. A line whose sum is wrong counts as used whole.
+struct UsedIDs: ~Copyable {
+    static let fileName = "ids"
+    private static let lineBytes = 64
+    private static let idsPerLine = 448
+
+    private let file: OwnedDescriptor
+    private(set) var highest: UInt32
+    let damagedLines: Int
+
+    init(in directory: CInt) throws(Errno) {
+        let file = try Files.open(Self.fileName, [.readWrite, .create, .noFollow], at: directory)
+        (highest, damagedLines) = try Self.scan(file.number)
+        self.file = file
+    }
+
+    private static func scan(_ file: CInt) throws(Errno) -> (highest: UInt32, damagedLines: Int) {
+        var highest: UInt32 = 0
+        var damagedLines = 0
+        let buffer = try MappedMemory(anonymous: 1 << 20, populated: false)
+        var position = 0
+        while let data = try Files.nextData(file, from: position) {
+            position = data / Self.lineBytes * Self.lineBytes
+            let got = try Files.read(file, into: buffer.bytes, at: position)
+            for offset in stride(from: 0, to: got - Self.lineBytes + 1, by: Self.lineBytes) {
+                let line = buffer.base + offset
+                if isZero(line, Self.lineBytes) { continue }
+                guard Self.isWhole(line) else {
+                    damagedLines += 1
+                    continue
+                }
+                for bit in stride(from: Self.idsPerLine - 1, through: 0, by: -1) where Self.isSet(line, bit) {
+                    highest = max(highest, UInt32(truncatingIfNeeded: (position + offset) / Self.lineBytes * Self.idsPerLine + bit))
+                    break
+                }
+            }
+            if got < Self.lineBytes { break }
+            position += got / Self.lineBytes * Self.lineBytes
+        }
+        return (highest, damagedLines)
+    }
+
+    private static func isWhole(_ line: UnsafeRawPointer) -> Bool {
+        line.load(fromByteOffset: 56, as: UInt32.self) == Checksum.bytes(line, 56)
+    }
+    private static func isSet(_ line: UnsafeRawPointer, _ bit: Int) -> Bool {
+        line.load(fromByteOffset: bit / 8, as: UInt8.self) >> UInt8(bit % 8) & 1 == 1
+    }
+
+    /// Marks an id as used; false if it was already.
+    mutating func use(_ id: UInt32) throws(Errno) -> Bool {
+        let offset = Int(id) / Self.idsPerLine * Self.lineBytes
+        let bit = Int(id) % Self.idsPerLine
+        var bytes = [UInt8](repeating: 0, count: Self.lineBytes)
+        let got = try bytes.withMutableBytes { line throws(Errno) in try Files.read(file.number, into: line, at: offset) }
+        let isNew = bytes.withUnsafeMutableBytes { line -> Bool in
+            let base = line.baseAddress!
+            if got == Self.lineBytes, !isZero(base, Self.lineBytes), !Self.isWhole(base) { return false }
+            if Self.isSet(base, bit) { return false }
+            base.storeBytes(
+                of: base.load(fromByteOffset: bit / 8, as: UInt8.self) | 1 << UInt8(bit % 8), toByteOffset: bit / 8, as: UInt8.self)
+            base.storeBytes(of: Checksum.bytes(base, 56), toByteOffset: 56, as: UInt32.self)
+            return true
+        }
+        guard isNew else { return false }
+        let written = bytes.withUnsafeBytes { Files.write(file.number, $0, at: offset) }
+        if let error = written.error { throw error }
+        highest = max(highest, id)
+        return true
+    }
+
+    func sync() throws(Errno) { try Files.sync(file.number, dataOnly: true) }
+}

@@ -1,0 +1,258 @@
+import ShrinkLinux
+import Synchronization
+public import SystemPackage
+
+extension PackedObject {
+    public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws(Errno) -> Int {
+        guard offset >= 0 else { throw .invalidArgument }
+        guard let base = buffer.baseAddress, buffer.count > 0 else { return 0 }
+        return try lock.shared { () throws(Errno) -> Int in
+            let end = min(size.load(ordering: .acquiring), offset > Int.max - buffer.count ? Int.max : offset + buffer.count)
+            guard offset < end else { return 0 }
+            try core.pool.withContext { context throws(Errno) in try read(context, base, from: offset, to: end) }
+            return end - offset
+        }
+    }
+
+    private func read(_ context: WorkerContext, _ base: UnsafeMutableRawPointer, from offset: Int, to end: Int) throws(Errno) {
+        // Numbers of segments mean something within one call only.
+        context.windowSegment = -1
+        var position = offset
+        while position < end {
+            let page = position / basePageSize
+            let from = position % basePageSize
+            let count = min(basePageSize - from, end - position)
+            if count == basePageSize {
+                position += try readPages(context, base + (position - offset), first: page, limit: end / basePageSize - page) * basePageSize
+            } else {
+                _ = try readPage(context, page, into: context.page)
+                (base + (position - offset)).copyMemory(from: context.page + from, byteCount: count)
+                position += count
+            }
+        }
+    }
+
+    /// Reads one page and returns the entry it was read by.
+    func readPage(_ context: WorkerContext, _ page: Int, into target: UnsafeMutableRawPointer) throws(Errno) -> IndexEntry {
+        context.windowSegment = -1
+        while true {
+            let entry = page < index.pointee.capacity ? index.pointee.entry(page) : .absent
+            if try readRun(context, target, entry, page: page, limit: 1) == 1 { return entry }
+        }
+    }
+
+    /// Reads whole pages from `first` on, as many as lie together; at least one.
+    @inline(__always)
+    private func readPages(_ context: WorkerContext, _ target: UnsafeMutableRawPointer, first: Int, limit: Int) throws(Errno) -> Int {
+        while true {
+            guard first < index.pointee.capacity, index.pointee.isAllocated(first) else {
+                // No index, no pages: up to where there is some again.
+                let next = index.pointee.run(from: first, limit: min(first + limit, index.pointee.capacity))?.lowerBound ?? first + limit
+                let count = max(1, min(limit, next - first))
+                target.initializeMemory(as: UInt8.self, repeating: 0, count: count * basePageSize)
+                return count
+            }
+            let done = try readRun(context, target, index.pointee.entry(first), page: first, limit: limit)
+            if done > 0 { return done }
+        }
+    }
+
+    /// Reads the page of `entry` and those behind it that are in the same block. 0: the entry was overtaken, look again.
+    @inline(__always)
+    private func readRun(
+        _ context: WorkerContext, _ target: UnsafeMutableRawPointer, _ entry: IndexEntry, page: Int, limit: Int
+    ) throws(Errno) -> Int {
+        switch entry.kind(object: id.rawValue, page: page) {
+        case .absent:
+            target.initializeMemory(as: UInt8.self, repeating: 0, count: basePageSize)
+            return 1
+        case .fill:
+            target.initializeMemory(as: UInt64.self, repeating: entry.fillValue, count: basePageSize / 8)
+            core.counters.pagesRead.add(1, ordering: .relaxed)
+            return 1
+        case .block:
+            var pages = 1
+            let most = min(limit, entry.blockPages - entry.slot, index.pointee.capacity - page)
+            while pages < most {
+                let next = index.pointee.entry(page + pages)
+                // The checks of the entries are looked at when the checksums are.
+                guard next.isBlock, next.location == entry.location, next.slot == entry.slot + pages else { break }
+                pages += 1
+            }
+            if try readBlock(context, target, entry, page: page, pages: pages, ahead: limit - pages) { return pages }
+            // What was read is not what the entry promised: moved or written meanwhile, or damaged.
+            if index.pointee.entry(page) != entry { return 0 }
+            if pages > 1, try readBlock(context, target, entry, page: page, pages: 1, ahead: 0) { return 1 }
+            if index.pointee.entry(page) != entry { return 0 }
+            throw damaged(page, entry)
+        case .damaged:
+            if index.pointee.entry(page) != entry { return 0 }
+            core.counters.damagedEntries.add(1, ordering: .relaxed)
+            core.damage.note(object: id.rawValue, page: page, tier: nil, "its entry is damaged")
+            throw .ioError
+        }
+    }
+
+    private func damaged(_ page: Int, _ entry: IndexEntry) -> Errno {
+        core.counters.checksumErrors.add(1, ordering: .relaxed)
+        let slot = core.table.slot(core.geometry.segment(of: entry.location))
+        let what = slot.state == .missing || slot.state == .free ? "its segment is gone" : "its bytes are damaged"
+        core.damage.note(object: id.rawValue, page: page, tier: slot.tier, what)
+        return .ioError
+    }
+
+    /// Decompresses `pages` pages of a block from the entry's on, and compares their checksums; false if anything isn't as it should be.
+    @inline(__always)
+    private func readBlock(
+        _ context: WorkerContext, _ target: UnsafeMutableRawPointer, _ entry: IndexEntry, page: Int, pages: Int, ahead: Int
+    ) throws(Errno) -> Bool {
+        guard let block = try blockBytes(context, entry, nextPage: page + pages, ahead: ahead),
+            let header = BlockHeader(at: block, available: entry.length),
+            header.object == id.rawValue, header.pages == entry.blockPages, header.length == entry.length
+        else { return false }
+        for i in 0..<pages where header.slot(of: page + i) != entry.slot + i { return false }
+
+        let payload = block + header.headerBytes
+        let wanted = (entry.slot + pages) * basePageSize
+        let whole = header.pages * basePageSize
+        if entry.slot == 0, pages == header.pages || !BlockCodec.needsWholeBlock(header.codec) {
+            guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: target, wanted: wanted, of: whole) else {
+                return false
+            }
+        } else if header.codec == .plain {
+            guard header.payloadBytes == whole else { return false }
+            target.copyMemory(from: payload + entry.slot * basePageSize, byteCount: pages * basePageSize)
+        } else {
+            guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: context.block, wanted: wanted, of: whole)
+            else {
+                return false
+            }
+            target.copyMemory(from: context.block + entry.slot * basePageSize, byteCount: pages * basePageSize)
+        }
+        guard Checksum.page(target) == entry.checksum else { return false }
+        for i in 1..<max(1, pages) {
+            let next = index.pointee.entry(page + i)
+            // Another version of a page in the run: the caller takes the first alone.
+            guard next.location == entry.location, next.kind(object: id.rawValue, page: page + i) == .block,
+                Checksum.page(target + i * basePageSize) == next.checksum
+            else { return false }
+        }
+        core.counters.pagesRead.add(pages, ordering: .relaxed)
+        return true
+    }
+
+    /// The block's bytes: in the window, or read into it together with those that follow in the segment and are wanted next.
+    @inline(__always)
+    private func blockBytes(_ context: WorkerContext, _ entry: IndexEntry, nextPage: Int, ahead: Int) throws(Errno) -> UnsafeRawPointer? {
+        let segment = core.geometry.segment(of: entry.location)
+        let offset = core.geometry.offset(of: entry.location)
+        if segment == context.windowSegment, offset >= context.windowStart, offset + entry.length <= context.windowEnd {
+            return UnsafeRawPointer(context.window + (offset - context.windowStart))
+        }
+        var end = offset + entry.length
+        var page = nextPage
+        let limit = min(index.pointee.capacity, nextPage + max(0, ahead))
+        while page < limit {
+            let next = index.pointee.entry(page)
+            if next.isBlock {
+                guard core.geometry.segment(of: next.location) == segment else { break }
+                let start = core.geometry.offset(of: next.location)
+                guard start == end || start + next.length == end, start + next.length - offset <= WorkerContext.windowBytes else { break }
+                end = max(end, start + next.length)
+                page += max(1, next.blockPages - next.slot)
+            } else {
+                page += 1
+            }
+        }
+        guard let fd = try? core.table.descriptor(segment) else { return nil }
+        context.windowSegment = -1
+        let wanted = end - offset
+        let got: Int
+        do throws(Errno) {
+            got = try Files.read(fd, into: UnsafeMutableRawBufferPointer(start: context.window, count: wanted), at: offset)
+        } catch {
+            let tier = core.table.slot(segment).tier
+            if tier < core.tiers.count { core.tiers[tier].note("reading a segment", error) }
+            return nil
+        }
+        guard got >= entry.length else { return nil }
+        context.windowSegment = segment
+        context.windowStart = offset
+        context.windowEnd = offset + got
+        return UnsafeRawPointer(context.window)
+    }
+
+    // MARK: Holes
+
+    public func nextData(from offset: Int) throws(Errno) -> Int? {
+        lock.shared {
+            let end = size.load(ordering: .acquiring)
+            var page = offset / basePageSize
+            let limit = min(index.pointee.capacity, (end + basePageSize - 1) / basePageSize)
+            while let run = index.pointee.run(from: page, limit: limit) {
+                for page in run where !index.pointee.entry(page).isAbsent {
+                    let found = max(offset, page * basePageSize)
+                    return found < end ? found : nil
+                }
+                page = run.upperBound
+            }
+            return nil
+        }
+    }
+
+    public func nextHole(from offset: Int) throws(Errno) -> Int {
+        lock.shared {
+            let end = size.load(ordering: .acquiring)
+            let limit = min(index.pointee.capacity, (end + basePageSize - 1) / basePageSize)
+            var page = offset / basePageSize
+            while page < limit, !index.pointee.entry(page).isAbsent { page += 1 }
+            return min(end, max(offset, page * basePageSize))
+        }
+    }
+
+    public func pages(from first: StoredPageIndex, limit: Int) throws(Errno) -> [StoredPageIndex] {
+        lock.shared {
+            var found: [StoredPageIndex] = []
+            var page = Int(first.rawValue)
+            let end = min(index.pointee.capacity, (size.load(ordering: .acquiring) + basePageSize - 1) / basePageSize)
+            while found.count < limit, let run = index.pointee.run(from: page, limit: end) {
+                for page in run where found.count < limit && !index.pointee.entry(page).isAbsent {
+                    if let index = StoredPageIndex(rawValue: UInt32(page)) { found.append(index) }
+                }
+                page = run.upperBound
+            }
+            return found
+        }
+    }
+
+    /// EIO if the page's entry is damaged.
+    public func page(_ index: StoredPageIndex) throws(Errno) -> StoredPageInfo? {
+        let page = Int(index.rawValue)
+        return try lock.shared { () throws(Errno) -> StoredPageInfo? in
+            guard page < self.index.pointee.capacity, page * basePageSize < size.load(ordering: .acquiring) else { return nil }
+            let entry = self.index.pointee.entry(page)
+            let modified = FileTime(seconds: Int(entry.seconds))
+            switch entry.kind(object: id.rawValue, page: page) {
+            case .absent: return nil
+            case .damaged: throw .ioError
+            case .fill:
+                return StoredPageInfo(
+                    modified: modified, storedBytes: 0, tier: 0, codec: entry.fillValue == 0 ? "zero" : "same", checksum: nil)
+            case .block:
+                let slot = core.table.slot(core.geometry.segment(of: entry.location))
+                return StoredPageInfo(
+                    modified: modified, storedBytes: entry.share, tier: slot.tier, codec: codecName(of: entry), checksum: entry.checksum)
+            }
+        }
+    }
+
+    private func codecName(of entry: IndexEntry) -> String? {
+        core.pool.withContext { context in
+            context.windowSegment = -1
+            guard let block = try? blockBytes(context, entry, nextPage: 0, ahead: 0),
+                let header = BlockHeader(at: block, available: entry.length)
+            else { return nil }
+            return header.codec.name
+        }
+    }
+}

@@ -1,0 +1,140 @@
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import PageStore
+
+/// Writers, readers, punches, the cleaner and moves between tiers on one object at once: a page read is one version, whole.
+@Suite struct PackedConcurrencyTests {
+    /// A page that tells which one it is, which version, and whether it is whole.
+    private static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
+        for i in 0..<512 {
+            let noise = (version ^ UInt64(page)) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(i) &* (version | 1)
+            bytes.storeBytes(
+                of: i == 0 ? UInt64(page) : i == 1 ? version : i % 3 == 0 ? noise : version &+ UInt64(page), toByteOffset: i * 8,
+                as: UInt64.self)
+        }
+    }
+
+    private static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
+        if isZero(bytes, basePageSize) { return true }
+        guard bytes.load(as: UInt64.self) == UInt64(page) else { return false }
+        make(scratch, page: page, version: bytes.load(fromByteOffset: 8, as: UInt64.self))
+        for i in 0..<512 where bytes.load(fromByteOffset: i * 8, as: UInt64.self) != scratch.load(fromByteOffset: i * 8, as: UInt64.self) {
+            return false
+        }
+        return true
+    }
+
+    private final class Shared: Sendable {
+        let wrong = Mutex<[String]>([])
+        let isOver = Atomic<Bool>(false)
+        let readPages = Atomic<Int>(0)
+    }
+
+    @Test func everyPageReadIsOneVersionWhole() throws {
+        let seed = testSeed("packed concurrency")
+        let first = try ScratchDirectory()
+        let second = try ScratchDirectory()
+        var options = PackedOptions()
+        options.segmentBytes = 1 << 20
+        options.runsInBackground = false
+        options.ageSeconds = 0
+        let store = try PackedStore(directories: [first.path, second.path], options: options)
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        let pages = 600
+        try object.setSize(pages * basePageSize)
+        let shared = Shared()
+
+        func thread(
+            _ number: UInt64, _ body: @escaping @Sendable (inout SeededGenerator, UnsafeMutableRawPointer) throws -> Void, rounds: Int?
+        ) throws -> DedicatedThread {
+            try DedicatedThread("t\(number)") {
+                var generator = SeededGenerator(seed: seed &+ number)
+                let memory = UnsafeMutableRawPointer.allocate(byteCount: 66 * basePageSize, alignment: 4096)
+                defer { memory.deallocate() }
+                var round = 0
+                while rounds.map({ round < $0 }) ?? !shared.isOver.load(ordering: .relaxed) {
+                    do { try body(&generator, memory) } catch {
+                        shared.wrong.withLock { $0.append("\(error)") }
+                        return
+                    }
+                    round += 1
+                }
+            }
+        }
+        let writers = try (1...2 as ClosedRange<UInt64>).map { number in
+            try thread(
+                number,
+                { generator, memory in
+                    let count = Int(generator.next() % 64) + 1
+                    let start = Int(generator.next() % UInt64(pages - count))
+                    for i in 0..<count { Self.make(memory + i * basePageSize, page: start + i, version: generator.next() | 1) }
+                    if generator.next() % 4 == 0 {
+                        try object.punch(at: start * basePageSize, length: count * basePageSize)
+                    } else {
+                        let n = try object.write(
+                            UnsafeRawBufferPointer(start: memory, count: count * basePageSize), at: start * basePageSize, .buffered)
+                        if n != count * basePageSize { shared.wrong.withLock { $0.append("short write \(n)") } }
+                    }
+                }, rounds: 300)
+        }
+        let others = [
+            try thread(
+                11,
+                { generator, memory in
+                    let count = Int(generator.next() % 64) + 1
+                    let start = Int(generator.next() % UInt64(pages - count))
+                    _ = try object.read(
+                        into: UnsafeMutableRawBufferPointer(start: memory, count: count * basePageSize), at: start * basePageSize)
+                    for i in 0..<count where !Self.isWhole(memory + i * basePageSize, page: start + i, memory + 65 * basePageSize) {
+                        shared.wrong.withLock { $0.append("page \(start + i) is torn") }
+                    }
+                    shared.readPages.add(count, ordering: .relaxed)
+                }, rounds: nil),
+            try thread(12, { _, _ in _ = store.cleaner.cleanOne(urgent: true) }, rounds: nil),
+            try thread(
+                13,
+                { _, _ in
+                    _ = store.moveAgedSegments()
+                    try object.sync()
+                }, rounds: nil),
+        ]
+        for writer in writers { writer.join() }
+        shared.isOver.store(true, ordering: .relaxed)
+        for other in others { other.join() }
+        let wrong = shared.wrong.withLock { $0 }
+        #expect(wrong.isEmpty, "seed \(seed): \(wrong.prefix(5))")
+        #expect(shared.readPages.load(ordering: .relaxed) > 0)
+        #expect(store.core.counters.checksumErrors.load(ordering: .relaxed) == 0)
+        #expect(
+            store.core.counters.cleanedSegments.load(ordering: .relaxed) > 0
+                && store.core.counters.movedSegments.load(ordering: .relaxed) > 0)
+        // What lives is what the index says, whoever moved it.
+        #expect((0..<store.core.table.numberLimit).reduce(0) { $0 + store.core.table.slot($1).liveBytes } == object.attributes.storedBytes)
+        #expect(try object.pages(from: StoredPageIndex(rawValue: 0)!, limit: pages).count == object.attributes.pageCount)
+    }
+
+    @Test func writesToPartsOfOnePageLoseNothing() throws {
+        let directory = try ScratchDirectory()
+        var options = PackedOptions()
+        options.segmentBytes = 1 << 20
+        options.runsInBackground = false
+        let store = try PackedStore(directories: [directory.path], options: options)
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        let threads = try (0..<4).map { part in
+            try DedicatedThread("part\(part)") {
+                for round in 0..<200 {
+                    let bytes = [UInt8](repeating: UInt8(part * 50 + round % 50), count: 1024)
+                    _ = try? bytes.withBytes { buffer throws(Errno) in try object.write(buffer, at: part * 1024, .buffered) }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        var page = [UInt8](repeating: 0, count: basePageSize)
+        _ = try page.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: 0) }
+        for part in 0..<4 { #expect(page[part * 1024..<part * 1024 + 1024].allSatisfy { $0 == UInt8(part * 50 + 49) }) }
+    }
+}
