@@ -120,7 +120,8 @@ final class SwappedMemory {
         let stored = try zram.stored()
         // Zero pages the kernel notes in its swap map; everything else must be in this device, or the figures are another's.
         guard stored.originalBytes >= (data.pageCount - data.zeroPages) * basePageSize * 95 / 100 else {
-            throw BenchError("zram took only \(stored.originalBytes >> 20) MiB of the pages: another swap device took the rest; turn it off")
+            throw BenchError(
+                "zram took only \(stored.originalBytes >> 20) MiB of the pages: another swap device took the rest; turn it off")
         }
         var resident = [UInt8](repeating: 0, count: data.pageCount)
         mincore(memory.base, data.count, &resident)
