@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// The kernel's own swap as a pool's backend: pages go nowhere of ours, the one process that maps them is asked to page them out
@@ -19,7 +18,7 @@ public final class KernelSwap: Backup {
         var next: UInt32 = 1
     }
 
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     public init() {}
 

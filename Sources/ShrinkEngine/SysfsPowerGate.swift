@@ -1,6 +1,5 @@
 import Glibc
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// Runtime power management of a block device as sysfs shows it (Documentation/ABI/testing/sysfs-devices-power): `control` "on" wakes it and keeps it awake,
@@ -13,7 +12,7 @@ public final class SysfsPowerGate: PowerGate {
 
     private let directory: String
     private let wakeTimeoutMilliseconds: UInt64
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     /// The gate of the device that a file system with this device number lies on, or nil where it has no runtime power management of its own.
     public init?(major: Int, minor: Int, sysfs: String = "/sys", wakeTimeoutMilliseconds: UInt64 = 5000) {

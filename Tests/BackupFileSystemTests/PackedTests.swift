@@ -30,14 +30,18 @@ import Testing
             let store = scratch.file(made)
             try Files.makeDirectory(store)
             try withBackupFileSystem(store: store, arguments: ["--layout", made]) { server in
-                #expect(try server.statistic("layout") == made)
+                let layout = try server.statistic("layout")
+                #expect(layout == made)
             }
             try Files.makeDirectory(scratch.file("mount-\(made)"))
             let refused = try backupfs([scratch.file("mount-\(made)"), "--store", store, "--layout", other])
             #expect(refused.ending == .exited(65))
             #expect(refused.errors.contains("holds a store of layout '\(made)'") && refused.errors.contains("--layout \(made)"))
             // Without being told, it is what it was.
-            try withBackupFileSystem(store: store) { server in #expect(try server.statistic("layout") == made) }
+            try withBackupFileSystem(store: store) { server in
+                let layout = try server.statistic("layout")
+                #expect(layout == made)
+            }
         }
     }
 

@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 
@@ -47,7 +46,7 @@ final class ModelFaults: Sendable {
         var cancellation: Cancellation?
     }
 
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     func arm(_ point: FaultPoint, after hits: Int, isDeath: Bool) {
         state.withLock { $0 = State(point: point, hits: hits, isSticky: isDeath) }

@@ -1,6 +1,5 @@
 import ShrinkEngine
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -9,7 +8,7 @@ import Testing
 private final class Death: Sendable {
     private let point: FaultPoint
     private let hit: Int
-    private let state = Mutex((isArmed: false, hits: 0))
+    private let state = Monitor((isArmed: false, hits: 0))
 
     init(at point: FaultPoint, hit: Int) {
         self.point = point

@@ -1,6 +1,5 @@
 import ShrinkEngine
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -124,7 +123,7 @@ private final class SimulatedPowerGate: PowerGate {
         var wakesLater = 0
     }
 
-    private let state = Mutex((isAwake: false, counts: Counts()))
+    private let state = Monitor((isAwake: false, counts: Counts()))
 
     var isAwake: Bool { state.withLock { $0.isAwake } }
     var counts: Counts { state.withLock { $0.counts } }

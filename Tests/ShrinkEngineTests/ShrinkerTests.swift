@@ -66,7 +66,7 @@ import Testing
         let engine = fixture.engine
         let object = try fixture.makeObject(pages: 30, zeroEvery: 0)
         let phase = Monitor(0)
-        let waited = Mutex<Shrinker.Scan?>(nil)
+        let waited = Monitor<Shrinker.Scan?>(nil)
         try withDedicatedThreads { threads in
             threads.start("holder") {
                 _ = engine.withReserved([object.id]) {
