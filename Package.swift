@@ -28,7 +28,11 @@ func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
     name: "shrinkd",
-    products: [],
+    products: [
+        // For programs that hold their own pools (docs/embedding.md). ShrinkLinux has the types of its signatures.
+        .library(name: "ShrinkEngine", targets: ["ShrinkEngine"]),
+        .library(name: "ShrinkLinux", targets: ["ShrinkLinux"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -76,15 +80,6 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
-        .target(
-            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
-            swiftSettings: strict),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
@@ -103,5 +98,15 @@ let package = Package(
                 system,
             ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
+        // A workload for the packed store: done by a program that is killed, and by one that measures.
+        .target(
+            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
+            swiftSettings: strict),
     ]
 )

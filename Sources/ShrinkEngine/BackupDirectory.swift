@@ -11,6 +11,8 @@ public final class BackupDirectory: Backup {
     private let directories: Mutex<Directories>
     public let isMemory: Bool
     public let makesHolesOfZeros: Bool
+    /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
+    public let power: (any PowerGate)?
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
@@ -65,6 +67,7 @@ public final class BackupDirectory: Backup {
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
         makesHolesOfZeros = stats["zero_pages"] == "holes"
+        power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
         files = Mutex(OpenFiles())

@@ -24,7 +24,8 @@ struct ObjectTable: ~Copyable {
     @inline(__always)
     subscript(slot: UInt32) -> BufferObject {
         get { slab[slot] }
-        nonmutating _modify { yield &slab[slot] }
+        // Through an address, as in LRU.
+        nonmutating _modify { yield &slab.address(slot).pointee }
     }
 
     /// Fibonacci hashing: consecutive ids spread over the whole table.

@@ -47,10 +47,10 @@ final class Zram {
     }
 
     /// Compressed bytes, and what the device takes for them with its own overhead (Documentation/admin-guide/blockdev/zram.rst, mm_stat).
-    func stored() throws -> (compressedBytes: Int, usedBytes: Int, samePages: Int) {
+    func stored() throws -> (originalBytes: Int, compressedBytes: Int, usedBytes: Int) {
         let fields = try Kernel.read(block + "/mm_stat").split(separator: " ").compactMap { Int($0) }
-        guard fields.count >= 6 else { throw BenchError("mm_stat of zram is not understood") }
-        return (fields[1], fields[2], fields[5])
+        guard fields.count >= 3 else { throw BenchError("mm_stat of zram is not understood") }
+        return (fields[0], fields[1], fields[2])
     }
 
     private func run(_ program: String, _ arguments: [String]) throws {
@@ -118,6 +118,11 @@ final class SwappedMemory {
         let out = MonotonicTime.now().nanoseconds(since: started)
         let outCPU = ProcessorTime.ofThisProcess() - cpu
         let stored = try zram.stored()
+        // Zero pages the kernel notes in its swap map; everything else must be in this device, or the figures are another's.
+        guard stored.originalBytes >= (data.pageCount - data.zeroPages) * basePageSize * 95 / 100 else {
+            throw BenchError(
+                "zram took only \(stored.originalBytes >> 20) MiB of the pages: another swap device took the rest; turn it off")
+        }
         var resident = [UInt8](repeating: 0, count: data.pageCount)
         mincore(memory.base, data.count, &resident)
         let left = resident.count { $0 & 1 != 0 }

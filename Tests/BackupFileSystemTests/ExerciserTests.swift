@@ -15,6 +15,20 @@ import Testing
         }
     }
 
+    @Test func onAPackedStoreTheyDoToo() throws {
+        let memory = Machine.isRoot ? try ScratchMemoryFileSystem(sizeBytes: 1 << 30) : nil
+        try withExtendedLifetime(memory) {
+            try withBackupFileSystem(store: memory?.path, arguments: ["--layout", "packed"]) { server in
+                do { _ = try server.makeObject(1) }
+                let start = MonotonicTime.now()
+                var exerciser = try FileExerciser(
+                    path: server.file("objects/1/data"), seed: testSeed("exerciser, packed"), holes: .zeroPagesAreHoles)
+                try exerciser.run(operations: 100_000)
+                print("packed: \(Double(MonotonicTime.now().nanoseconds(since: start)) / 1e9) s")
+            }
+        }
+    }
+
     @Test func onADiskTheyDoToo() throws {
         try withBackupFileSystem { server in
             do { _ = try server.makeObject(1) }

@@ -16,7 +16,7 @@ extension PackedObject {
 
     private func read(_ context: WorkerContext, _ base: UnsafeMutableRawPointer, from offset: Int, to end: Int) throws(Errno) {
         // Numbers of segments mean something within one call only.
-        context.windowSegment = -1
+        context.forgetRead()
         var position = offset
         while position < end {
             let page = position / basePageSize
@@ -34,7 +34,7 @@ extension PackedObject {
 
     /// Reads one page and returns the entry it was read by.
     func readPage(_ context: WorkerContext, _ page: Int, into target: UnsafeMutableRawPointer) throws(Errno) -> IndexEntry {
-        context.windowSegment = -1
+        context.forgetRead()
         while true {
             let entry = page < index.pointee.capacity ? index.pointee.entry(page) : .absent
             if try readRun(context, target, entry, page: page, limit: 1) == 1 { return entry }
@@ -115,7 +115,7 @@ extension PackedObject {
         let payload = block + header.headerBytes
         let wanted = (entry.slot + pages) * basePageSize
         let whole = header.pages * basePageSize
-        if entry.slot == 0, pages == header.pages || !BlockCodec.needsWholeBlock(header.codec) {
+        if entry.slot == 0, pages == header.pages || ahead == 0 && !BlockCodec.needsWholeBlock(header.codec) {
             guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: target, wanted: wanted, of: whole) else {
                 return false
             }
@@ -123,9 +123,13 @@ extension PackedObject {
             guard header.payloadBytes == whole else { return false }
             target.copyMemory(from: payload + entry.slot * basePageSize, byteCount: pages * basePageSize)
         } else {
-            guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: context.block, wanted: wanted, of: whole)
-            else {
-                return false
+            if context.decodedLocation != entry.location {
+                context.decodedLocation = WorkerContext.nothingDecoded
+                // A hole within the block ends a run, and the block's other pages are wanted next: once is enough for all of them.
+                let upTo = ahead > 0 ? whole : wanted
+                guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: context.block, wanted: upTo, of: whole)
+                else { return false }
+                if upTo == whole { context.decodedLocation = entry.location }
             }
             target.copyMemory(from: context.block + entry.slot * basePageSize, byteCount: pages * basePageSize)
         }
