@@ -56,6 +56,21 @@ extension PackedObject {
         }
     }
 
+    /// EIO if the page is damaged.
+    public func snapshot(of index: StoredPageIndex, into target: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo? {
+        precondition(target.count == basePageSize, "a snapshot is one page")
+        let page = Int(index.rawValue)
+        return try lock.shared { () throws(Errno) -> StoredPageInfo? in
+            let end = size.load(ordering: .acquiring)
+            guard page < self.index.pointee.capacity, page * basePageSize < end else { return nil }
+            return try core.pool.withContext { context throws(Errno) in
+                let entry = try readPage(context, page, into: context.page)
+                target.copyMemory(from: UnsafeRawBufferPointer(start: context.page, count: basePageSize))
+                return try info(context, entry, page)
+            }
+        }
+    }
+
     private func info(_ context: WorkerContext, _ entry: IndexEntry, _ page: Int) throws(Errno) -> StoredPageInfo? {
         let modified = FileTime(seconds: Int(entry.seconds))
         switch entry.kind(object: id.rawValue, page: page) {
@@ -71,6 +86,19 @@ extension PackedObject {
             return StoredPageInfo(
                 modified: modified, storedBytes: entry.share, tier: tier < core.tiers.count ? tier : nil, codec: codecName(context, entry),
                 checksum: entry.checksum)
+        }
+    }
+
+    /// Same-filled pages count for the first tier, where the index is.
+    public func pagesByTier() throws(Errno) -> [Int] {
+        lock.shared {
+            var counts = [Int](repeating: 0, count: core.tiers.count)
+            forEachEntry(in: 0..<index.pointee.capacity) { _, entry in
+                if entry.isAbsent { return }
+                let tier = entry.isBlock ? core.table.slot(core.geometry.segment(of: entry.location)).tier : 0
+                counts[tier < counts.count ? tier : 0] += 1
+            }
+            return counts
         }
     }
 
