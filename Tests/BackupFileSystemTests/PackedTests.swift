@@ -15,7 +15,7 @@ import Testing
         let start = [scratch.path, "--store", scratch.path]
         for (wrong, says) in [
             (["--layout", "flat"], "raw or packed"), (["--codec", "gzip"], "lz4"), (["--codec", "zstd:99"], "zstd"),
-            (["--segment", "3M"], "power of two"), (["--segment", "512K"], "power of two"), (["--age", "-1"], "seconds"),
+            (["--segment", "3M"], "power of two"), (["--segment", "512K"], "power of two"), (["--age", "0"], "seconds"),
             (["--write-budget", "much"], "20G"), (["--layout", "raw", "--codec", "lz4"], "--layout packed"),
             (["--layout", "raw", "--store", "/tmp"], "one --store"),
         ] {
@@ -30,14 +30,18 @@ import Testing
             let store = scratch.file(made)
             try Files.makeDirectory(store)
             try withBackupFileSystem(store: store, arguments: ["--layout", made]) { server in
-                #expect(try server.statistic("layout") == made)
+                let layout = try server.statistic("layout")
+                #expect(layout == made)
             }
             try Files.makeDirectory(scratch.file("mount-\(made)"))
             let refused = try backupfs([scratch.file("mount-\(made)"), "--store", store, "--layout", other])
             #expect(refused.ending == .exited(65))
             #expect(refused.errors.contains("holds a store of layout '\(made)'") && refused.errors.contains("--layout \(made)"))
             // Without being told, it is what it was.
-            try withBackupFileSystem(store: store) { server in #expect(try server.statistic("layout") == made) }
+            try withBackupFileSystem(store: store) { server in
+                let layout = try server.statistic("layout")
+                #expect(layout == made)
+            }
         }
     }
 
