@@ -2,6 +2,7 @@
 #
 #   make test    install what is missing, lint, build, run the whole test suite
 #   make demo    install what is missing, build, move real files out of memory and back, and compare every page
+#   make soak    the long campaigns of docs/testing.md: millions of random operations, hundreds of kills, sanitizers; hours
 #   make bench   how fast pages go out and come back, through the mount and without it
 #   make build   optimised programs in .build/release
 #   make lint    formatting, as CI sees it
@@ -9,7 +10,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: bench build clean demo deps lint test
+.PHONY: bench build clean demo deps lint soak test
 
 deps:
 	@.ci/packages
@@ -22,6 +23,9 @@ lint:
 
 test: deps lint
 	@.ci/tests
+
+soak: deps
+	@.ci/soak
 
 demo: deps
 	swift build -c release

@@ -80,15 +80,6 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
-        .target(
-            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
-            swiftSettings: strict),
-        .executableTarget(
-            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
-            swiftSettings: strict),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
@@ -107,5 +98,15 @@ let package = Package(
                 system,
             ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
+        // A workload for the packed store: done by a program that is killed, and by one that measures.
+        .target(
+            name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-crash", dependencies: ["PackedWorkload", "PageStore", "ShrinkLinux", system], path: "Tests/PackedCrash",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "packed-bench", dependencies: ["PageStore", "ShrinkLinux", "CLZ4", system], path: "Tests/PackedBench",
+            swiftSettings: strict),
     ]
 )

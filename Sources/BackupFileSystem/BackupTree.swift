@@ -12,6 +12,8 @@ public struct ServedStore: Sendable {
     public var layout: String
     /// The store's directories, the fastest tier first.
     public var directories: [Directory]
+    /// Where faults are set; nil unless they are allowed.
+    private(set) var faults: FaultRules?
 
     public struct Directory: Sendable {
         public var path: String
@@ -30,6 +32,15 @@ public struct ServedStore: Sendable {
             let fileSystem = try FileSystem(of: directory.number)
             directories.append(Directory(path: try Files.resolved(path), kind: fileSystem.kind == .memory ? "memory" : "disk"))
         }
+    }
+
+    /// Lets the daemon set faults from now on (`user.shrinkd.faults` on the root). Every byte then goes through the server.
+    public mutating func allowFaults() {
+        guard faults == nil else { return }
+        let rules = FaultRules()
+        func wrapped(_ store: some ObjectStore) -> any ObjectStore { FaultyStore(store, rules) }
+        store = wrapped(store)
+        faults = rules
     }
 }
 

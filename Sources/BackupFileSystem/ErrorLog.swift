@@ -47,6 +47,9 @@ final class ErrorLog: Sendable {
         return error
     }
 
+    /// Says what somebody did on purpose.
+    func notice(_ message: Logger.Message, _ metadata: Logger.Metadata) { logger.warning(message, metadata: metadata) }
+
     private static func isFailureOfTheStore(_ error: Errno) -> Bool {
         error == .ioError || error == .tooManyOpenFiles || error == .noMemory || error == .readOnlyFileSystem
     }

@@ -191,6 +191,8 @@ final class FuseSession: Sendable {
     }
 
     private func passthroughVerdict() -> Passthrough.Verdict {
+        // What does not pass the server would pass by the faults.
+        if tree.served.faults != nil { return .no("faults are allowed (--allow-faults)") }
         guard tree.allowsPassthrough else { return .no("it was turned off") }
         do throws(Errno) {
             guard let probe = try tree.store.makeBackingProbe() else { return .no("the layout keeps no file of an object's own bytes") }

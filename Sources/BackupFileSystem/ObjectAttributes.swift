@@ -4,7 +4,7 @@ import SystemPackage
 
 // Extended attributes: facts about pages and objects, and the hints that the daemon gives (user.shrinkd.*).
 extension BackupTree {
-    private static let prefix = "user.shrinkd."
+    static let prefix = "user.shrinkd."
     /// The longest value of a hint.
     private static let maxHintBytes = 255
 
@@ -15,8 +15,13 @@ extension BackupTree {
             guard let node else { throw .staleNFSFileHandle }
             guard name.hasPrefix("user.") || name.hasPrefix("security.") || name.hasPrefix("trusted.") else { throw .notSupported }
             guard name.hasPrefix(Self.prefix) else { throw .noData }
-            guard let found = try attributes(of: node).first(where: { $0.name == name.dropFirst(Self.prefix.count) }) else { throw .noData }
-            value = found.value
+            let short = name.dropFirst(Self.prefix.count)
+            if let tiers = try tierRuns(short, of: node, room: room) {
+                value = tiers
+            } else {
+                guard let found = try attributes(of: node).first(where: { $0.name == short }) else { throw .noData }
+                value = found.value
+            }
         } catch {
             return reply.fail(errors.noting(error, .getxattr, node))
         }
@@ -60,7 +65,8 @@ extension BackupTree {
             // The engine's name for the page.
             all.append(("handle", String(UInt64(index.rawValue) + 1)))
             return all
-        case .root, .stats, .objects, .content, .info, .pages: return []
+        case .root: return served.faults.map { [(Self.faultsName, $0.text)] } ?? []
+        case .stats, .objects, .content, .info, .pages: return []
         }
     }
 
@@ -84,6 +90,10 @@ extension BackupTree {
             guard let change = AttributeChange(flags: flags) else { throw .invalidArgument }
             guard let node else { throw .staleNFSFileHandle }
             guard name.hasPrefix(Self.prefix) else { throw .notSupported }
+            if node == .root, name.dropFirst(Self.prefix.count) == Self.faultsName {
+                try setFaults(value, change, by: user)
+                return reply.done()
+            }
             guard let hint = ObjectHint(rawValue: String(name.dropFirst(Self.prefix.count))) else {
                 // Facts are not for setting; unknown names are nobody's.
                 let known = try attributes(of: node).contains { $0.name == name.dropFirst(Self.prefix.count) }
@@ -117,9 +127,14 @@ extension BackupTree {
     }
 
     func removexattr(_ reply: consuming Reply, _ node: Node?, _ name: String) {
+        let user = reply.userID
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
             guard name.hasPrefix("user.") else { throw .notSupported }
+            if node == .root, name == Self.prefix + Self.faultsName {
+                try setFaults(UnsafeRawBufferPointer(start: nil, count: 0), .any, by: user)
+                return reply.done()
+            }
             let known =
                 name.hasPrefix(Self.prefix) ? try attributes(of: node).contains { $0.name == name.dropFirst(Self.prefix.count) } : false
             throw known ? .notPermitted : .noData

@@ -7,7 +7,8 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         enum Value: Hashable, Sendable {
             case notRunning, notAllowed, disconnected, timedOut, cancelled
             case noSuchPool, noSuchObject, nameTaken, invalidArgument, invalidSize, outOfSpace, outOfMemory, backupFull, backupFailed
-            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, protocolViolation, system
+            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, faultsNotAllowed, invalidFault
+            case protocolViolation, system
         }
         let value: Value
 
@@ -34,6 +35,9 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         public static let interrupted = Code(value: .interrupted)
         public static let shuttingDown = Code(value: .shuttingDown)
         public static let limitReached = Code(value: .limitReached)
+        /// The daemon was not started for faults on its store.
+        public static let faultsNotAllowed = Code(value: .faultsNotAllowed)
+        public static let invalidFault = Code(value: .invalidFault)
         /// The other side does not speak this protocol.
         public static let protocolViolation = Code(value: .protocolViolation)
         public static let system = Code(value: .system)
@@ -78,7 +82,7 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
                 self.init(
                     .invalidArgument,
                     "shrinkd does not take this value of \(parameter["parameter"] ?? "a parameter"); see docs/control-protocol.md")
-            case "org.varlink.service.PermissionDenied": self.init(.notAllowed, "only root may do this for another user's pools")
+            case "org.varlink.service.PermissionDenied": self.init(.notAllowed, "only root, or the user who runs shrinkd, may do this")
             default:
                 self.init(
                     .protocolViolation,
@@ -112,6 +116,8 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         case .interrupted: .interrupted
         case .shuttingDown: .shuttingDown
         case .limitReached: .limitReached
+        case .faultsNotAllowed: .faultsNotAllowed
+        case .invalidFault: .invalidFault
         case .systemFailure: .system
         }
     }

@@ -40,6 +40,8 @@ extension WireErrorName {
         case .damaged: self = .damaged
         case .interrupted: self = .interrupted
         case .shuttingDown: self = .shuttingDown
+        case .faultsNotAllowed: self = .faultsNotAllowed
+        case .invalidFault: self = .invalidFault
         default: self = .systemFailure
         }
     }

@@ -50,6 +50,10 @@ public final class ControlService: VarlinkInterface {
             case Methods.shrink.member: return try await shrink(call)
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
+            case Methods.listPages.member: return try await listPages(call)
+            case Methods.setFault.member: return try await setFault(call)
+            case Methods.listFaults.member: return try await listFaults(call)
+            case Methods.clearFaults.member: return try await clearFaults(call)
             default: throw ControlError.varlink(.methodNotFound(call.method))
             }
         } catch {
@@ -124,3 +128,5 @@ extension ListObjectsParameters: VarlinkParameters {}
 extension ShrinkParameters: VarlinkParameters {}
 extension RecoverParameters: VarlinkParameters {}
 extension ReadObjectParameters: VarlinkParameters {}
+extension ListPagesParameters: VarlinkParameters {}
+extension SetFaultParameters: VarlinkParameters {}

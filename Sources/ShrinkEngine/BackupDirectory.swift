@@ -65,8 +65,8 @@ public final class BackupDirectory: Backup {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
-        power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         makesHolesOfZeros = stats["zero_pages"] == "holes"
+        power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
         files = Monitor(OpenFiles())

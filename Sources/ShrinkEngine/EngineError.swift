@@ -6,7 +6,7 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         enum Value: Hashable, Sendable {
             case noSuchPool, noSuchObject, nameTaken, invalidName, invalidSize, poolFull, limitReached, busy, notPinned
             case backupFull, backupFailed, outOfMemory, damaged, interrupted, shuttingDown, unsuitableDirectory, foreignLedger, purged,
-                system
+                faultsNotAllowed, invalidFault, system
         }
         let value: Value
 
@@ -38,6 +38,9 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         public static let foreignLedger = Code(value: .foreignLedger)
         /// The content was given up for want of memory; the next pin says so and makes it zeros.
         public static let purged = Code(value: .purged)
+        /// Faults are set on a backup whose server was not started for that.
+        public static let faultsNotAllowed = Code(value: .faultsNotAllowed)
+        public static let invalidFault = Code(value: .invalidFault)
         public static let system = Code(value: .system)
     }
 

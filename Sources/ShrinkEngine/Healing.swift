@@ -56,7 +56,7 @@ extension ReservedObject {
         let end = poolOffset(pageCount)
         var offset = poolOffset(0)
         while offset < end, let data = try Files.nextData(poolFile.number, from: offset), data < end {
-            let hole = min(try Files.nextHole(poolFile.number, from: data) ?? end, end)
+            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
             for page in data / basePageSize - firstPage..<hole / basePageSize - firstPage where table.isBackedUp(page) {
                 try Files.punch(poolFile.number, at: poolOffset(page), length: basePageSize)
                 report.punchedInPool += 1

@@ -50,10 +50,14 @@ struct LRU: ~Copyable {
 
     @inline(__always)
     private subscript(index: UInt32) -> Node {
-        get { Self.isAnchor(index) ? anchors[index & ~Self.hitchBit] : nodes[index] }
-        set {
-            if Self.isAnchor(index) { anchors[index & ~Self.hitchBit] = newValue } else { nodes[index] = newValue }
-        }
+        get { address(index).pointee }
+        // Through an address: yielding an element of a slab from here ends Swift 6.3's compiler under the thread sanitizer.
+        nonmutating _modify { yield &address(index).pointee }
+    }
+
+    @inline(__always)
+    private func address(_ index: UInt32) -> UnsafeMutablePointer<Node> {
+        Self.isAnchor(index) ? anchors.address(index & ~Self.hitchBit) : nodes.address(index)
     }
 
     @inline(__always)

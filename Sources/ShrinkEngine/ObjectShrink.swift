@@ -110,7 +110,7 @@ extension ReservedObject {
         do throws(Errno) {
             let end = poolOffset(pageCount)
             guard let data = try Files.nextData(poolFile.number, from: poolOffset(page)), data < end else { return nil }
-            let hole = min(try Files.nextHole(poolFile.number, from: data) ?? end, end)
+            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
             return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
         } catch {
             throw EngineError(.system, "finding the resident pages of \(id) failed", errno: error)

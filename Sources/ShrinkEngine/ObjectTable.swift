@@ -24,7 +24,8 @@ struct ObjectTable: ~Copyable {
     @inline(__always)
     subscript(slot: UInt32) -> BufferObject {
         get { slab[slot] }
-        set { slab[slot] = newValue }
+        // Through an address, and mutating: anything else ends the compiler under the thread sanitizer, as in LRU.
+        _modify { yield &slab.address(slot).pointee }
     }
 
     /// Fibonacci hashing: consecutive ids spread over the whole table.

@@ -90,7 +90,7 @@ extension SharedDescriptor {
         let end = (first + count) * basePageSize
         var offset = first * basePageSize
         while freed < limit, offset < end, let data = try Files.nextData(number, from: offset), data < end {
-            var hole = min(try Files.nextHole(number, from: data) ?? end, end)
+            var hole = try Files.endOfData(number, from: data, limit: end)
             if (hole - data) / basePageSize > limit - freed { hole = data + (limit - freed) * basePageSize }
             try Files.punch(number, at: data, length: hole - data)
             freed += (hole - data) / basePageSize
@@ -105,7 +105,7 @@ extension SharedDescriptor {
         let end = (first + count) * basePageSize
         var offset = first * basePageSize
         while offset < end, let data = try Files.nextData(number, from: offset), data < end {
-            let hole = min(try Files.nextHole(number, from: data) ?? end, end)
+            let hole = try Files.endOfData(number, from: data, limit: end)
             resident += (hole - data) / basePageSize
             offset = hole
         }

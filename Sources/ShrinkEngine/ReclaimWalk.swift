@@ -14,6 +14,10 @@ final class ReclaimWalk: Sendable {
         var pass = ReclaimPass.purge
         /// Objects that others had, in this pass.
         var busyObjects = 0
+        /// Objects of which this pass took less than they may have, because others had claimed the rest of the goal.
+        var objectsCutShort = 0
+        /// What was freed when the pass began.
+        var freedBefore = 0
         /// Nothing more in this pass: too much failed.
         var isPassOver = false
         /// Pools whose backup was full in this pass; others may have room.
@@ -81,6 +85,14 @@ final class ReclaimWalk: Sendable {
         }
     }
 
+    /// The pass came to its end short of the goal, freed something, and passed objects that may have more: what one thread claimed for an object
+    /// that then had little was kept from the others.
+    var isWorthRepeating: Bool {
+        progress.withLock {
+            !$0.isStopped && !$0.isPassOver && $0.freedPages < goalPages && $0.objectsCutShort > 0 && $0.freedPages > $0.freedBefore
+        }
+    }
+
     func begin(_ pass: ReclaimPass) {
         if pass != .purge, progress.withLock({ $0.power == nil }) {
             let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
@@ -91,6 +103,8 @@ final class ReclaimWalk: Sendable {
             progress.withLock { progress in
                 progress.pass = pass
                 progress.isPassOver = false
+                progress.objectsCutShort = 0
+                progress.freedBefore = progress.freedPages
                 progress.full = []
                 progress.busyObjects = 0
                 progress.result.deferredObjects = 0
@@ -189,6 +203,7 @@ final class ReclaimWalk: Sendable {
             // Whatever its words say, any page may be in the pool; the goal is the limit.
             let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
             guard claim > 0 else { return 0 }
+            if claim < Int(object.pageCount) { progress.objectsCutShort += 1 }
             progress.claimedPages += claim
             return claim
         }

@@ -74,9 +74,11 @@ extension Engine {
         if walk.isOpen, walk.begin() {
             staging.withStaging { staging in
                 for pass in ReclaimPass.allCases where pass.isAllowed(in: context) && walk.isOpen && walk.isWorthwhile(pass) {
-                    walk.begin(pass)
-                    // Waiting is for one thread: the others would stand behind it.
-                    if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                    repeat {
+                        walk.begin(pass)
+                        // Waiting is for one thread: the others would stand behind it.
+                        if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                    } while walk.isWorthRepeating
                 }
             }
             walk.end()
@@ -93,8 +95,10 @@ extension Engine {
         walk.dropReadyBlocks()
         if walk.isOpen, walk.begin() {
             for pass in ReclaimPass.allCases where pass.isAllowed(in: .direct) && walk.isOpen && walk.isWorthwhile(pass) {
-                walk.begin(pass)
-                walk.work(staging)
+                repeat {
+                    walk.begin(pass)
+                    walk.work(staging)
+                } while walk.isWorthRepeating
             }
             walk.end()
         }

@@ -40,7 +40,7 @@ struct Slab<Element: BitwiseCopyable>: ~Copyable {
     }
 
     @inline(__always)
-    private func address(_ index: UInt32) -> UnsafeMutablePointer<Element> {
+    func address(_ index: UInt32) -> UnsafeMutablePointer<Element> {
         precondition(Int(index) < count, "no such element")
         return chunks[Int(index) >> Self.chunkShift] + (Int(index) & (Self.chunkLength - 1))
     }

@@ -37,12 +37,15 @@ public struct KeeperPlan: Sendable {
     }
 
     /// The plan behind `shrinkd`'s flags, with the defaults of docs/architecture.md; `programs` is where our executables lie.
-    public init(runtimeDirectory: String?, stores: [String], backup: String?, defaults: DefaultDirectories, programs: String)
-        throws(KeeperFailure)
-    {
-        if backup != nil, !stores.isEmpty {
+    public init(
+        runtimeDirectory: String?, stores: [String], storage: StorageFlags = StorageFlags(), backup: String?, defaults: DefaultDirectories,
+        programs: String
+    ) throws(KeeperFailure) {
+        if backup != nil, !stores.isEmpty || !storage.arguments.isEmpty {
             throw KeeperFailure(
-                .unusablePath, "--backup uses a directory that is there, --store is for a file server of our own: give one of them")
+                .unusablePath,
+                "--backup uses a directory that is there, --store and what belongs to it are for a file server of our own: give one of them"
+            )
         }
         let stores =
             if backup != nil { [String]() } else if !stores.isEmpty { stores } else if let runtimeDirectory {
@@ -54,7 +57,9 @@ public struct KeeperPlan: Sendable {
         self.init(
             runtimeDirectory: directory, storeDirectories: stores,
             backupfs: backup == nil
-                ? Command(programs + "/backupfs", [Self.mountPointArgument] + stores.flatMap { ["--store", $0] }) : nil,
+                ? Command(
+                    programs + "/backupfs", [Self.mountPointArgument] + stores.flatMap { ["--store", $0] } + storage.withDefaults.arguments)
+                : nil,
             engine: Command(
                 programs + "/shrinkd",
                 ["engine", "--runtime-dir", Self.runtimeDirectoryArgument, "--backup", backup ?? Self.mountPointArgument]))

@@ -113,3 +113,48 @@ public struct WireFailure: Codable, Sendable, Equatable {
         self.message = message
     }
 }
+
+/// Neighbouring pages of an object in the same state.
+public struct WirePageRun: Codable, Sendable, Equatable {
+    public var firstPage: Int
+    public var count: Int
+    /// `empty`, `resident`, `zero`, `backedUp` or `purged`.
+    public var state: String
+    /// Of backed-up pages, where the backup tells.
+    public var tier: Int?
+
+    public init(firstPage: Int, count: Int, state: String, tier: Int?) {
+        self.firstPage = firstPage
+        self.count = count
+        self.state = state
+        self.tier = tier
+    }
+}
+
+/// A fault that is set on the store.
+public struct WireFault: Codable, Sendable, Equatable {
+    public var operation: String
+    public var errno: String?
+    public var delayMilliseconds: Int?
+    public var probability: Double?
+    public var every: Int?
+    public var count: Int?
+    public var objectId: Int?
+    public var seenCalls: Int
+    public var hits: Int
+
+    public init(
+        operation: String, errno: String?, delayMilliseconds: Int?, probability: Double?, every: Int?, count: Int?, objectId: Int?,
+        seenCalls: Int, hits: Int
+    ) {
+        self.operation = operation
+        self.errno = errno
+        self.delayMilliseconds = delayMilliseconds
+        self.probability = probability
+        self.every = every
+        self.count = count
+        self.objectId = objectId
+        self.seenCalls = seenCalls
+        self.hits = hits
+    }
+}

@@ -78,6 +78,28 @@ public enum ShrinkInterface {
           message: string
         )
 
+        # Neighbouring pages in one state: empty, resident, zero, backedUp or purged (given up, reads as zeros at the next pin). tier: of
+        # backed-up pages, 0 is the fastest; null where the backup does not tell.
+        type PageRun (
+          firstPage: int,
+          count: int,
+          state: string,
+          tier: ?int
+        )
+
+        # A fault that is set on the store. seenCalls: calls that it applied to. hits: those that it failed or held. The rest is SetFault's.
+        type Fault (
+          operation: string,
+          errno: ?string,
+          delayMilliseconds: ?int,
+          probability: ?float,
+          every: ?int,
+          count: ?int,
+          objectId: ?int,
+          seenCalls: int,
+          hits: int
+        )
+
         # The whole daemon. strayPages: pages that clients wrote while the backup had them, since the start; the backup won.
         # damagedPages: pages found missing or unreadable in the backup, since the start.
         method Status() -> (
@@ -176,6 +198,31 @@ public enum ShrinkInterface {
         # contentFileDescriptor: a sealed memory file of lengthBytes. The copy is of one moment only if the object is not written meanwhile.
         method ReadObject(objectId: int, offsetBytes: int, lengthBytes: int) -> (contentFileDescriptor: int, lengthBytes: int)
 
+        # Where an object's pages are, from firstPage on (0 unless given), without changing any page's state: runs in order and without gaps, at
+        # most 1024 a reply. With `more` all come in a series of replies; without, the call is repeated with firstPage set to nextFirstPage
+        # until that is null. Each reply is of one moment, a series is not.
+        method ListPages(objectId: int, firstPage: ?int) -> (runs: []PageRun, nextFirstPage: ?int)
+
+        # Sets a fault on the store, for tests: calls of operation (open, create, remove, resize, read, write, punch, sync, seek, status, list,
+        # hint) fail with errno (a name: EIO, ENOSPC, …), or wait delayMilliseconds (1 … 10000) and go on; exactly one of the two.
+        # probability: of each call, 0 … 1; or every: each Nth call, 1 unless given. count: at most so many times. objectId: on one object alone.
+        # For root and the daemon's own user, and only if the daemon was started with --allow-faults: FaultsNotAllowed otherwise.
+        method SetFault(
+          operation: string,
+          errno: ?string,
+          delayMilliseconds: ?int,
+          probability: ?float,
+          every: ?int,
+          count: ?int,
+          objectId: ?int
+        ) -> ()
+
+        # The faults that are set, with counters. For whom SetFault is.
+        method ListFaults() -> (faults: []Fault)
+
+        # Takes all faults away; calls that one of them holds go on. For whom SetFault is.
+        method ClearFaults() -> ()
+
         # There is no such pool among those that the caller sees.
         error NoSuchPool (message: string)
 
@@ -220,6 +267,12 @@ public enum ShrinkInterface {
 
         # One of the daemon's limits; the message says which.
         error LimitReached (message: string)
+
+        # The store takes no faults; the message says what to start it with.
+        error FaultsNotAllowed (message: string)
+
+        # The file server does not know such a fault; the message says what there is.
+        error InvalidFault (message: string)
 
         # The system refused something that is not the caller's fault.
         error SystemFailure (message: string)

@@ -21,9 +21,15 @@ public enum Methods {
     public static let shrink = WireMethod<ShrinkParameters, ShrinkReply>(member: "Shrink")
     public static let recover = WireMethod<RecoverParameters, RecoverReply>(member: "Recover")
     public static let readObject = WireMethod<ReadObjectParameters, ReadObjectReply>(member: "ReadObject")
+    public static let listPages = WireMethod<ListPagesParameters, ListPagesReply>(member: "ListPages")
+    public static let setFault = WireMethod<SetFaultParameters, NoReply>(member: "SetFault")
+    public static let listFaults = WireMethod<NoParameters, ListFaultsReply>(member: "ListFaults")
+    public static let clearFaults = WireMethod<NoParameters, NoReply>(member: "ClearFaults")
 
     /// Entries of one reply of a list: 128 of the longest fit a message of 256 KiB.
     public static let listChunk = 128
+    /// Runs of one reply of ListPages: each takes less than 100 bytes.
+    public static let pageRunChunk = 1024
 }
 
 /// The errors of the interface. Each carries a `message` that names cause and way out.
@@ -43,6 +49,8 @@ public enum WireErrorName: String, Sendable, CaseIterable {
     case interrupted = "Interrupted"
     case shuttingDown = "ShuttingDown"
     case limitReached = "LimitReached"
+    case faultsNotAllowed = "FaultsNotAllowed"
+    case invalidFault = "InvalidFault"
     case systemFailure = "SystemFailure"
 
     public var fullName: String { ShrinkInterface.name + "." + rawValue }

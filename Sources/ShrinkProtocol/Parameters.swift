@@ -172,3 +172,39 @@ public struct ReadObjectParameters: Codable, Sendable {
         self.lengthBytes = lengthBytes
     }
 }
+
+public struct ListPagesParameters: Codable, Sendable {
+    public static let parameterNames = ["objectId", "firstPage"]
+    public var objectId: Int
+    public var firstPage: Int?
+
+    public init(objectId: Int, firstPage: Int? = nil) {
+        self.objectId = objectId
+        self.firstPage = firstPage
+    }
+}
+
+/// A fault to be set.
+public struct SetFaultParameters: Codable, Sendable {
+    public static let parameterNames = ["operation", "errno", "delayMilliseconds", "probability", "every", "count", "objectId"]
+    public var operation: String
+    public var errno: String?
+    public var delayMilliseconds: Int?
+    public var probability: Double?
+    public var every: Int?
+    public var count: Int?
+    public var objectId: Int?
+
+    public init(
+        operation: String, errno: String? = nil, delayMilliseconds: Int? = nil, probability: Double? = nil, every: Int? = nil,
+        count: Int? = nil, objectId: Int? = nil
+    ) {
+        self.operation = operation
+        self.errno = errno
+        self.delayMilliseconds = delayMilliseconds
+        self.probability = probability
+        self.every = every
+        self.count = count
+        self.objectId = objectId
+    }
+}

@@ -104,3 +104,21 @@ public struct ReadObjectReply: Codable, Sendable, Equatable {
         self.lengthBytes = lengthBytes
     }
 }
+
+public struct ListPagesReply: Codable, Sendable, Equatable {
+    /// Without gaps and in order.
+    public var runs: [WirePageRun]
+    /// Nil: that was the object's end, or the list goes on in the next reply of the series.
+    public var nextFirstPage: Int?
+
+    public init(runs: [WirePageRun], nextFirstPage: Int?) {
+        self.runs = runs
+        self.nextFirstPage = nextFirstPage
+    }
+}
+
+public struct ListFaultsReply: Codable, Sendable, Equatable {
+    public var faults: [WireFault]
+
+    public init(faults: [WireFault]) { self.faults = faults }
+}

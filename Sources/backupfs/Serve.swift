@@ -20,6 +20,11 @@ struct Serve: ParsableCommand {
     @Flag(name: .customLong("no-passthrough"), help: .hidden)
     var noPassthrough = false
 
+    @Flag(
+        help: ArgumentHelp(
+            "Let the daemon set faults on the store, for tests (user.shrinkd.faults). Turns passthrough off."))
+    var allowFaults = false
+
     func run() throws {
         ServiceLogHandler.bootstrap()
         ThisProcess.ignoreBrokenPipes()
@@ -41,10 +46,14 @@ struct Serve: ParsableCommand {
     }
 
     private func serve(_ inherited: consuming InheritedMount?, _ logger: Logger) -> ExitStatus {
-        let served: ServedStore
+        var served: ServedStore
         do throws(StoreError) { served = try store.open(logger) } catch {
             logger.error("\(error)")
             return ExitStatus(error.code)
+        }
+        if allowFaults {
+            served.allowFaults()
+            logger.warning("Faults may be set on the store, and there is no passthrough: --allow-faults was given.")
         }
         let options = ServeOptions(mountPoint: mountPoint, version: productVersion, allowsPassthrough: !noPassthrough)
         do throws(ServeError) {

@@ -69,7 +69,9 @@ struct StoreFlags: ParsableArguments {
 
     private func refuseForRaw() throws {
         if directories.count > 1 { throw ValidationError("the raw layout has one --store; several are tiers of --layout packed") }
-        let given = [("--codec", codec != nil), ("--segment", segment != nil), ("--age", age != nil), ("--write-budget", writeBudget != nil)]
+        let given = [
+            ("--codec", codec != nil), ("--segment", segment != nil), ("--age", age != nil), ("--write-budget", writeBudget != nil),
+        ]
         if let flag = given.first(where: \.1) { throw ValidationError("\(flag.0) is for --layout packed") }
     }
 

@@ -54,6 +54,8 @@ struct CommandFailure: Error {
         case .interrupted: (1, "interrupted")
         case .shuttingDown: (1, "shutting_down")
         case .limitReached: (1, "limit_reached")
+        case .faultsNotAllowed: (1, "faults_not_allowed")
+        case .invalidFault: (1, "invalid_fault")
         case .disconnected: (1, "disconnected")
         case .timedOut: (1, "timed_out")
         default: (1, "failed")

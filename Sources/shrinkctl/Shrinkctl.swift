@@ -28,7 +28,10 @@ struct Shrinkctl: ParsableCommand {
               77  not permitted
             """,
         version: version,
-        subcommands: [StatusCommand.self, PoolCommand.self, ObjectCommand.self, ShrinkCommand.self, RecoverCommand.self])
+        subcommands: [
+            StatusCommand.self, PoolCommand.self, ObjectCommand.self, PagesCommand.self, ShrinkCommand.self, RecoverCommand.self,
+            FaultCommand.self,
+        ])
 
     static let version = productVersion
 

@@ -34,6 +34,9 @@ struct KeeperCommand: ParsableCommand {
             valueName: "dir"))
     var stores: [String] = []
 
+    @OptionGroup
+    var storage: StorageOptions
+
     @Option(help: .init("Use this mounted directory and start no file server.", valueName: "dir"))
     var backup: String?
 
@@ -42,7 +45,8 @@ struct KeeperCommand: ParsableCommand {
         let log = Logger(label: "shrinkd")
         do throws(KeeperFailure) {
             let plan = try KeeperPlan(
-                runtimeDirectory: runtimeDir, stores: stores, backup: backup, defaults: DefaultDirectories(), programs: ownDirectory())
+                runtimeDirectory: runtimeDir, stores: stores, storage: storage.flags, backup: backup, defaults: DefaultDirectories(),
+                programs: ownDirectory())
             Glibc.exit(try Keeper(plan, log: log).run())
         } catch {
             log.error("\(error)")

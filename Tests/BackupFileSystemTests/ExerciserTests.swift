@@ -9,16 +9,16 @@ import Testing
         try withMount(path) { server in
             do { _ = try server.makeObject(1) }
             let start = MonotonicTime.now()
-            var exerciser = try FileExerciser(path: server.file("objects/1/data"), seed: testSeed("exerciser, \(path)"))
+            var exerciser = try FileExerciser(path: server.file("objects/1/data"), seed: testSeed("exerciser, \(path)"), holes: path.holes)
             try exerciser.run(operations: 100_000)
             print("\(path): \(Double(MonotonicTime.now().nanoseconds(since: start)) / 1e9) s")
         }
     }
 
-    @Test func onADiskTheyDoToo() throws {
-        try withBackupFileSystem { server in
+    @Test(arguments: [DataPath.passthrough, .packed]) func onADiskTheyDoToo(_ path: DataPath) throws {
+        try withBackupFileSystem(arguments: path.arguments) { server in
             do { _ = try server.makeObject(1) }
-            var exerciser = try FileExerciser(path: server.file("objects/1/data"), seed: testSeed("exerciser, disk"))
+            var exerciser = try FileExerciser(path: server.file("objects/1/data"), seed: testSeed("exerciser, disk"), holes: path.holes)
             try exerciser.run(operations: 5_000)
         }
     }

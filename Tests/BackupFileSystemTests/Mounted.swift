@@ -4,17 +4,22 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// How `data` reaches its bytes; everything but speed is the same.
+/// How `data` reaches its bytes, and how a store keeps them; what callers see is the same but for pages of zeros.
 enum DataPath: String, CaseIterable, Sendable {
     case passthrough
     case direct
+    case packed
 
     var arguments: [String] {
         switch self {
         case .passthrough: []
         case .direct: ["--no-passthrough"]
+        case .packed: ["--layout", "packed", "--segment", "1M"]
         }
     }
+
+    /// What SEEK_DATA finds.
+    var holes: FileExerciser.Holes { self == .packed ? .zerosAreHoles : .exact }
 }
 
 /// Runs `body` on a fresh mount, whose store is on a tmpfs of its own where that is allowed.

@@ -50,7 +50,7 @@ import Testing
             }
             resent += try resentRequests(server)
             print("\(path): \(resent) requests were resent over 12 crashes")
-            if path == .direct { #expect(resent > 0) }
+            if path != .passthrough { #expect(resent > 0) }
             // Passthrough files opened before the first crash can be opened again beside newer ones.
             let again = try runProgram("/bin/sh", ["-c", "head -c 4096 \(server.file("objects/1/data")) | wc -c"])
             #expect(again.output.hasPrefix("4096"))
@@ -151,7 +151,7 @@ import Testing
         n = 0
         while not stop or n % 64:
             at = base + (n * 37 % 4000) * 4096
-            page = n.to_bytes(8, "little") * 512
+            page = (n + 1).to_bytes(8, "little") * 512
             if os.pwrite(fd, page, at) != 4096 or os.pread(fd, 4096, at) != page: sys.exit(1)
             if n % 7 == 0 and os.lseek(fd, at, os.SEEK_DATA) != at: sys.exit(2)
             if n % 50 == 0:

@@ -7,8 +7,8 @@ import Testing
 
 /// Keeper, engine, backupfs and shrinkctl as real processes over a real mount.
 @Suite(.serialized) struct LifeTests {
-    @Test func realFilesGoOutAreSeenInTheTreeAndComeBack() throws {
-        let daemon = try DaemonProcess()
+    @Test(arguments: TroubleTests.layouts) func realFilesGoOutAreSeenInTheTreeAndComeBack(_ layout: String) throws {
+        let daemon = try DaemonProcess(arguments: ["--layout", layout])
         let control = Control(daemon: daemon)
         let scratch = try ScratchDirectory()
         let files = ["/usr/bin/env", "/bin/ls", "/usr/bin/perl"].filter { (try? Files.status(of: $0)) != nil }

@@ -58,7 +58,7 @@ func runReopenBench(_ directory: String, pagesPerObject: Int) throws {
             if ids.isEmpty { return count }
             last = ids.last
             for id in ids {
-                guard let object = store.object(id) else { continue }
+                guard let object = try store.object(id) else { continue }
                 var first = StoredPageIndex(rawValue: 0)
                 while let start = first {
                     let names = try object.pages(from: start, limit: 1000)
@@ -69,7 +69,7 @@ func runReopenBench(_ directory: String, pagesPerObject: Int) throws {
         }
     }
     try timed("seek to the end of the data of the first object") {
-        guard let object = store.object(StoredObjectID(rawValue: 1)!) else { return 0 }
+        guard let object = try store.object(StoredObjectID(rawValue: 1)!) else { return 0 }
         return try object.nextHole(from: 0) / basePageSize
     }
     store.close()

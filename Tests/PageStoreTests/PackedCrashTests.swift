@@ -8,11 +8,12 @@ import Testing
 
 /// A store that was killed opens again with every page whose write was answered.
 @Suite(.serialized) struct PackedCrashTests {
-    static let operations = 300
+    static let operations = 200
 
     /// Runs a child until it dies or ends, killing it after some time if that is given; returns how it ended and what it answered.
     static func run(
-        seed: UInt64, objectBytes: Int = 512 << 10, _ directories: [String], environment: [String] = [], killAfterMilliseconds: CInt? = nil
+        seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, _ directories: [String], environment: [String] = [],
+        killAfterMilliseconds: CInt? = nil
     ) throws -> (ending: ChildProcess.Ending, answers: [UInt8]) {
         let scratch = try ScratchDirectory()
         let output = try Files.open(scratch.file("answers"), [.readWrite, .create])
@@ -29,7 +30,10 @@ import Testing
         return (ending, try Files.contents(of: scratch.file("answers")))
     }
 
-    static func check(_ seed: UInt64, objectBytes: Int = 512 << 10, _ directories: [String], _ answers: [UInt8], wasKilled: Bool) throws
+    static func check(
+        _ seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, _ directories: [String], _ answers: [UInt8],
+        wasKilled: Bool
+    ) throws
         -> [String]
     {
         var workload = Workload(seed: seed, objectBytes: objectBytes)
@@ -45,7 +49,7 @@ import Testing
         let store = try PackedStore(directories: directories, options: options)
         var lines = model.differences(store)
         // What the indexes say lives is what the segments count, and the objects' sums.
-        let objects = store.objects(after: nil, limit: Int.max).compactMap { store.object($0) }
+        let objects = try store.objects(after: nil, limit: Int.max).compactMap { try store.object($0) }
         let live = (0..<store.core.table.numberLimit).reduce(0) { $0 + store.core.table.slot($1).liveBytes }
         let sum = objects.reduce(0) { $0 + $1.attributes.storedBytes }
         if live != sum { lines.append("segments count \(live) live bytes, objects \(sum)") }
@@ -96,7 +100,8 @@ import Testing
         for passing in [1, 2] {
             let memory = try ScratchMemoryFileSystem(sizeBytes: 3 << 20)
             let (ending, answers) = try Self.run(
-                seed: seed, objectBytes: 4 << 20, [memory.path], environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
+                seed: seed, objectBytes: 4 << 20, operations: 600, [memory.path],
+                environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
             #expect(ending == .signalled(9), "\(point.name):\(passing) was not passed with seed \(seed)")
             let lines = try Self.check(seed, objectBytes: 4 << 20, [memory.path], answers, wasKilled: true)
             #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
@@ -112,7 +117,7 @@ import Testing
             let second = try ScratchDirectory()
             let directories = [first.path, second.path]
             let workload = generator.next()
-            let (ending, answers) = try Self.run(seed: workload, directories, killAfterMilliseconds: CInt(generator.next() % 250) + 20)
+            let (ending, answers) = try Self.run(seed: workload, directories, killAfterMilliseconds: CInt(generator.next() % 150) + 20)
             try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
             let lines = try Self.check(workload, directories, answers, wasKilled: ending == .signalled(9))
             #expect(lines.isEmpty, "round \(round) of seed \(seed): \(lines.prefix(5))")

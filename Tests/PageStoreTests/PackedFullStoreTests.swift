@@ -105,7 +105,7 @@ import Testing
             #expect(count > 1000)
         }
         let store = try PackedStore(directories: [memory.path], options: Self.options())
-        var object = try #require(store.object(id))
+        var object = try #require(try store.object(id))
         #expect(object.attributes.pageCount == count)
         #expect(throws: Errno.noSpace) { try page.withBytes { buffer throws(Errno) in try object.write(buffer, at: 500 << 20, .buffered) } }
         try object.setSize(0)

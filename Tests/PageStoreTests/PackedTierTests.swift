@@ -57,7 +57,7 @@ import Testing
             try Self.expect(object, pages: 10..<20, tier: 0)
         }
         let store = try PackedStore(directories: [first.path, second.path], options: Self.options())
-        let object = try #require(store.object(id))
+        let object = try #require(try store.object(id))
         try Self.expect(object, pages: 0..<700, tier: nil)
         try Self.expect(object, pages: 20..<700, tier: 1)
     }
@@ -90,7 +90,7 @@ import Testing
         let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
         let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
         #expect(store.objects(after: nil, limit: 10).map(\.rawValue) == [5])
-        let object = try #require(StoredObjectID(rawValue: 5).flatMap(store.object))
+        let object = try #require(try find(store, 5))
         #expect(object.hint(.name) == "buffer")
         try Self.expect(object, pages: 0..<700, tier: 1)
         try Self.expect(object, pages: 100_000..<100_020, tier: 1)
@@ -136,7 +136,7 @@ import Testing
             try Self.expect(object, pages: 0..<600, tier: nil)
         }
         let store = try PackedStore(directories: [first.path, second.path], options: options)
-        let object = try #require(store.object(id))
+        let object = try #require(try store.object(id))
         #expect(throws: Errno.diskQuotaExceeded) { try object.sync() }
         let spent = try Self.names(second.file("segments")).reduce(0) {
             $0 + (try Files.status(of: second.file("segments/" + $1)).sizeBytes)

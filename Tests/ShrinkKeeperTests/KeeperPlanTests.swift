@@ -10,7 +10,7 @@ import Testing
     @Test func rootsDefaultsAreTheSystems() throws {
         let plan = try KeeperPlan(runtimeDirectory: nil, stores: [], backup: nil, defaults: defaults(root: true), programs: "/usr/bin")
         #expect(plan.runtimeDirectory == "/run/shrinkd")
-        #expect(plan.backupfs == .init("/usr/bin/backupfs", ["{mount-point}", "--store", "/var/lib/shrinkd/store"]))
+        #expect(plan.backupfs == .init("/usr/bin/backupfs", ["{mount-point}", "--store", "/var/lib/shrinkd/store", "--layout", "packed"]))
         #expect(plan.engine == .init("/usr/bin/shrinkd", ["engine", "--runtime-dir", "{runtime-dir}", "--backup", "{mount-point}"]))
     }
 
@@ -30,7 +30,7 @@ import Testing
         #expect(plan.storeDirectories == ["/r/store"])
         let two = try KeeperPlan(
             runtimeDirectory: "/r", stores: ["/a", "/b"], backup: nil, defaults: defaults(root: false), programs: "/p")
-        #expect(two.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--store", "/b"])
+        #expect(two.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--store", "/b", "--layout", "packed"])
     }
 
     @Test func aBackupOfOnesOwnNeedsNoFileServer() throws {
@@ -39,6 +39,32 @@ import Testing
         #expect(plan.engine.arguments.suffix(2) == ["--backup", "/mnt/far"])
         #expect(throws: KeeperFailure.self) {
             try KeeperPlan(runtimeDirectory: "/r", stores: ["/a"], backup: "/b", defaults: defaults(root: false), programs: "/p")
+        }
+    }
+
+    @Test func whatTheStoreIsToBeGoesToTheFileServer() throws {
+        let flags = StorageFlags(layout: "packed", codec: "zstd:3", segment: "8M", age: "60", writeBudget: "20G")
+        let plan = try KeeperPlan(
+            runtimeDirectory: "/r", stores: ["/a", "/b"], storage: flags, backup: nil, defaults: defaults(root: false), programs: "/p")
+        #expect(
+            plan.backupfs?.arguments == [
+                "{mount-point}", "--store", "/a", "--store", "/b", "--layout", "packed", "--codec", "zstd:3", "--segment", "8M", "--age",
+                "60",
+                "--write-budget", "20G",
+            ])
+        let raw = try KeeperPlan(
+            runtimeDirectory: "/r", stores: ["/a"], storage: StorageFlags(layout: "raw"), backup: nil, defaults: defaults(root: false),
+            programs: "/p")
+        #expect(raw.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--layout", "raw"])
+        var broken = StorageFlags()
+        broken.allowsFaults = true
+        let drill = try KeeperPlan(
+            runtimeDirectory: "/r", stores: ["/a"], storage: broken, backup: nil, defaults: defaults(root: false), programs: "/p")
+        #expect(drill.backupfs?.arguments.last == "--allow-faults")
+        #expect(throws: KeeperFailure.self) {
+            try KeeperPlan(
+                runtimeDirectory: "/r", stores: [], storage: StorageFlags(codec: "lz4"), backup: "/b", defaults: defaults(root: false),
+                programs: "/p")
         }
     }
 }

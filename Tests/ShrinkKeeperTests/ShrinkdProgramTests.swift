@@ -23,6 +23,12 @@ import Testing
         let help = try run(["--help"])
         #expect(help.ending == .exited(0) && help.said.contains("--store"))
         #expect(try run(["--no-such-flag"]).ending == .exited(64))
+        for wrong in [
+            ["--layout", "flat"], ["--codec", "gzip"], ["--segment", "4Q"], ["--age", "0"], ["--layout", "raw", "--codec", "lz4"],
+        ] {
+            let (ending, said) = try run(wrong)
+            #expect(ending == .exited(64) && said.contains("give ") || said.contains("--layout packed"), "\(wrong): \(said)")
+        }
     }
 
     @Test func aMissingFileServerIsNamedAndNothingIsLeft() throws {

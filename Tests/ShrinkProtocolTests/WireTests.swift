@@ -76,6 +76,7 @@ private struct Sample {
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
+            Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
         ]
         for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }
         #expect(text.split(separator: "\n").count { $0.hasPrefix("method ") } == members.count)
@@ -118,6 +119,13 @@ private struct Sample {
         try add(shrink)
         try add(recover)
         try add(ReadObjectReply(contentFileDescriptor: 0, lengthBytes: 1))
+        try add(ListPagesReply(runs: [WirePageRun(firstPage: 1, count: 1, state: "empty", tier: 1)], nextFirstPage: 1))
+        try add(
+            ListFaultsReply(faults: [
+                WireFault(
+                    operation: "read", errno: "EIO", delayMilliseconds: 1, probability: 0.5, every: 1, count: 1, objectId: 1, seenCalls: 1,
+                    hits: 1)
+            ]))
         return all
     }
 

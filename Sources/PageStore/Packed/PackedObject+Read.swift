@@ -16,7 +16,7 @@ extension PackedObject {
 
     private func read(_ context: WorkerContext, _ base: UnsafeMutableRawPointer, from offset: Int, to end: Int) throws(Errno) {
         // Numbers of segments mean something within one call only.
-        context.windowSegment = -1
+        context.forgetRead()
         var position = offset
         while position < end {
             let page = position / basePageSize
@@ -34,7 +34,7 @@ extension PackedObject {
 
     /// Reads one page and returns the entry it was read by.
     func readPage(_ context: WorkerContext, _ page: Int, into target: UnsafeMutableRawPointer) throws(Errno) -> IndexEntry {
-        context.windowSegment = -1
+        context.forgetRead()
         while true {
             let entry = page < index.pointee.capacity ? index.pointee.entry(page) : .absent
             if try readRun(context, target, entry, page: page, limit: 1) == 1 { return entry }
@@ -115,7 +115,7 @@ extension PackedObject {
         let payload = block + header.headerBytes
         let wanted = (entry.slot + pages) * basePageSize
         let whole = header.pages * basePageSize
-        if entry.slot == 0, pages == header.pages || !BlockCodec.needsWholeBlock(header.codec) {
+        if entry.slot == 0, pages == header.pages || ahead == 0 && !BlockCodec.needsWholeBlock(header.codec) {
             guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: target, wanted: wanted, of: whole) else {
                 return false
             }
@@ -123,9 +123,13 @@ extension PackedObject {
             guard header.payloadBytes == whole else { return false }
             target.copyMemory(from: payload + entry.slot * basePageSize, byteCount: pages * basePageSize)
         } else {
-            guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: context.block, wanted: wanted, of: whole)
-            else {
-                return false
+            if context.decodedLocation != entry.location {
+                context.decodedLocation = WorkerContext.nothingDecoded
+                // A hole within the block ends a run, and the block's other pages are wanted next: once is enough for all of them.
+                let upTo = ahead > 0 ? whole : wanted
+                guard context.codec.decompress(header.codec, payload, header.payloadBytes, into: context.block, wanted: upTo, of: whole)
+                else { return false }
+                if upTo == whole { context.decodedLocation = entry.location }
             }
             target.copyMemory(from: context.block + entry.slot * basePageSize, byteCount: pages * basePageSize)
         }
@@ -143,7 +147,7 @@ extension PackedObject {
 
     /// The block's bytes: in the window, or read into it together with those that follow in the segment and are wanted next.
     @inline(__always)
-    private func blockBytes(_ context: WorkerContext, _ entry: IndexEntry, nextPage: Int, ahead: Int) throws(Errno) -> UnsafeRawPointer? {
+    func blockBytes(_ context: WorkerContext, _ entry: IndexEntry, nextPage: Int, ahead: Int) throws(Errno) -> UnsafeRawPointer? {
         let segment = core.geometry.segment(of: entry.location)
         let offset = core.geometry.offset(of: entry.location)
         if segment == context.windowSegment, offset >= context.windowStart, offset + entry.length <= context.windowEnd {
@@ -180,79 +184,5 @@ extension PackedObject {
         context.windowStart = offset
         context.windowEnd = offset + got
         return UnsafeRawPointer(context.window)
-    }
-
-    // MARK: Holes
-
-    public func nextData(from offset: Int) throws(Errno) -> Int? {
-        lock.shared {
-            let end = size.load(ordering: .acquiring)
-            var page = offset / basePageSize
-            let limit = min(index.pointee.capacity, (end + basePageSize - 1) / basePageSize)
-            while let run = index.pointee.run(from: page, limit: limit) {
-                for page in run where !index.pointee.entry(page).isAbsent {
-                    let found = max(offset, page * basePageSize)
-                    return found < end ? found : nil
-                }
-                page = run.upperBound
-            }
-            return nil
-        }
-    }
-
-    public func nextHole(from offset: Int) throws(Errno) -> Int {
-        lock.shared {
-            let end = size.load(ordering: .acquiring)
-            let limit = min(index.pointee.capacity, (end + basePageSize - 1) / basePageSize)
-            var page = offset / basePageSize
-            while page < limit, !index.pointee.entry(page).isAbsent { page += 1 }
-            return min(end, max(offset, page * basePageSize))
-        }
-    }
-
-    public func pages(from first: StoredPageIndex, limit: Int) throws(Errno) -> [StoredPageIndex] {
-        lock.shared {
-            var found: [StoredPageIndex] = []
-            var page = Int(first.rawValue)
-            let end = min(index.pointee.capacity, (size.load(ordering: .acquiring) + basePageSize - 1) / basePageSize)
-            while found.count < limit, let run = index.pointee.run(from: page, limit: end) {
-                for page in run where found.count < limit && !index.pointee.entry(page).isAbsent {
-                    if let index = StoredPageIndex(rawValue: UInt32(page)) { found.append(index) }
-                }
-                page = run.upperBound
-            }
-            return found
-        }
-    }
-
-    /// EIO if the page's entry is damaged.
-    public func page(_ index: StoredPageIndex) throws(Errno) -> StoredPageInfo? {
-        let page = Int(index.rawValue)
-        return try lock.shared { () throws(Errno) -> StoredPageInfo? in
-            guard page < self.index.pointee.capacity, page * basePageSize < size.load(ordering: .acquiring) else { return nil }
-            let entry = self.index.pointee.entry(page)
-            let modified = FileTime(seconds: Int(entry.seconds))
-            switch entry.kind(object: id.rawValue, page: page) {
-            case .absent: return nil
-            case .damaged: throw .ioError
-            case .fill:
-                return StoredPageInfo(
-                    modified: modified, storedBytes: 0, tier: 0, codec: entry.fillValue == 0 ? "zero" : "same", checksum: nil)
-            case .block:
-                let slot = core.table.slot(core.geometry.segment(of: entry.location))
-                return StoredPageInfo(
-                    modified: modified, storedBytes: entry.share, tier: slot.tier, codec: codecName(of: entry), checksum: entry.checksum)
-            }
-        }
-    }
-
-    private func codecName(of entry: IndexEntry) -> String? {
-        core.pool.withContext { context in
-            context.windowSegment = -1
-            guard let block = try? blockBytes(context, entry, nextPage: 0, ahead: 0),
-                let header = BlockHeader(at: block, available: entry.length)
-            else { return nil }
-            return header.codec.name
-        }
     }
 }

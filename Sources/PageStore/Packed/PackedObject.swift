@@ -132,6 +132,13 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         changeHeader { _ in size.max(bytes, ordering: .acquiringAndReleasing) }
     }
 
+    /// Times outside 1970 … 2255 become the nearest inside, as file systems do with what they can't keep (utimensat(2)).
+    public func setTimes(modified: FileTime) throws(Errno) {
+        let seconds = min(max(modified.seconds, 0), 9_000_000_000)
+        noteModified(FileTime(seconds: seconds, nanoseconds: seconds == modified.seconds ? modified.nanoseconds : 0))
+        changeHeader { $0.changed = .now() }
+    }
+
     // MARK: Size
 
     public func setSize(_ bytes: Int) throws(Errno) {

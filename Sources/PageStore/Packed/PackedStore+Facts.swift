@@ -16,6 +16,11 @@ extension PackedStore {
             pageCount: UInt64(max(0, core.counters.pages.load(ordering: .relaxed))), objectCount: UInt64(objectCount))
     }
 
+    public var room: StoreRoom {
+        let room = (try? core.tiers[0].available(memoryFloorBytes: core.options.memoryFloorBytes)) ?? (available: 0, total: 0)
+        return StoreRoom(totalBytes: room.total, availableBytes: room.available)
+    }
+
     public func facts() -> [(key: String, value: String)] {
         let counters = core.counters
         var facts: [(key: String, value: String)] = [

@@ -67,19 +67,17 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
 
     // MARK: Objects
 
-    public func object(_ id: StoredObjectID) -> PackedObject? {
-        objectTable.withLock { table in
-            if let object = table.mapped[id.rawValue] { return object }
-            guard table.contains(id.rawValue) else { return nil }
+    public func object(_ id: StoredObjectID) throws(Errno) -> PackedObject? {
+        let result: Result<PackedObject?, Errno> = objectTable.withLock { table in
+            if let object = table.mapped[id.rawValue] { return .success(object) }
+            guard table.contains(id.rawValue) else { return .success(nil) }
             do throws(Errno) {
                 let object = try map(id)
                 keep(object, &table)
-                return object
-            } catch {
-                core.options.report("object \(id): its index can't be opened (\(error)); it is there again once that is mended")
-                return nil
-            }
+                return .success(object)
+            } catch { return .failure(error) }
         }
+        return try result.get()
     }
 
     private func map(_ id: StoredObjectID) throws(Errno) -> PackedObject {

@@ -19,7 +19,9 @@ final class StoreOpening {
         guard SegmentGeometry(segmentBytes: options.segmentBytes) != nil, (1...BlockHeader.maximumPages).contains(options.blockPages) else {
             throw StoreError(.unsupported, "a segment is a power of two of 1 to 64 MiB, a block 1 to 16 pages")
         }
-        let files = ResourceLimits.raiseOpenFiles()
+        // Refused only where the limit can't be told at all; then few are kept open.
+        try? ThisProcess.raiseDescriptorLimit()
+        let files = (try? ThisProcess.descriptorLimit()).map { Int(clamping: $0.soft) } ?? 256
         // A mapping each, of which a process has 65530 unless the machine says otherwise (vm.max_map_count).
         objectLimit = min(options.mappedObjectLimit, max(16, files / 4))
         let tiers = try StoreTiers.open(directories, options)

@@ -3,23 +3,24 @@ import SystemPackage
 
 /// The small text file that makes a directory a tier of a packed store, and that the server holds locked.
 ///
-///     shrinkd packed store
+///     shrinkd page store
+///     layout packed
 ///     version 1
 ///     store 32 hexadecimal digits, the same in all tiers
 ///     tier 0
 ///     segment 4194304
 ///     check CRC-32C of the lines above, in hexadecimal
 struct StoreSignature: Equatable {
-    static let fileName = "packed-store"
+    static let fileName = "format"
     static let version = 1
-    private static let title = "shrinkd packed store"
+    private static let title = "shrinkd page store"
 
     var identity: StoreIdentity
     var tier: Int
     var segmentBytes: Int
 
     var bytes: [UInt8] {
-        let text = "\(Self.title)\nversion \(Self.version)\nstore \(identity)\ntier \(tier)\nsegment \(segmentBytes)\n"
+        let text = "\(Self.title)\nlayout packed\nversion \(Self.version)\nstore \(identity)\ntier \(tier)\nsegment \(segmentBytes)\n"
         let sum = Array(text.utf8).withUnsafeBytes { Checksum.bytes($0.baseAddress!, $0.count) }
         return Array((text + "check " + String(sum, radix: 16) + "\n").utf8)
     }
@@ -33,10 +34,14 @@ struct StoreSignature: Equatable {
     init(parsing bytes: [UInt8], of path: String) throws(StoreError) {
         let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
         guard lines.first == Self.title else {
-            throw StoreError(.foreign, "\(path)/\(Self.fileName) is not the signature of a packed store; give another directory")
+            throw StoreError(.foreign, "\(path)/\(Self.fileName) is not ours; give an empty directory or an existing store")
         }
         func value(_ key: String) -> String? {
             lines.first { $0.hasPrefix(key + " ") }.map { String($0.dropFirst(key.count + 1)) }
+        }
+        if let layout = value("layout"), layout != "packed" {
+            throw StoreError(
+                .foreign, "\(path) holds a store of layout '\(layout)', not 'packed'; choose --layout \(layout) or another directory")
         }
         let found = value("version").flatMap { Int($0) } ?? 0
         if found > Self.version {

@@ -48,6 +48,15 @@ final class WorkerContext: @unchecked Sendable {
     var windowSegment = -1
     var windowStart = 0
     var windowEnd = 0
+    /// The location of the block that `block` holds decompressed, valid within one read only.
+    var decodedLocation = WorkerContext.nothingDecoded
+    static let nothingDecoded = UInt64.max
+
+    /// Locations mean something within one call only.
+    @inline(__always) func forgetRead() {
+        windowSegment = -1
+        decodedLocation = Self.nothingDecoded
+    }
 
     private let memory: MappedMemory
     private let tierCount: Int

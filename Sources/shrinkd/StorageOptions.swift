@@ -1,0 +1,51 @@
+import ArgumentParser
+import ServiceSupport
+import ShrinkKeeper
+
+/// The flags that go to the file server as they are. They are checked here too, so that a slip ends with 64 and not with a server that ends.
+struct StorageOptions: ParsableArguments {
+    @Option(help: .init("How pages are kept: packed (compressed, checked, tiers) or raw (bare files).", valueName: "layout"))
+    var layout: String?
+
+    @Option(
+        help: .init("What compresses pages: lz4, lz4:ACCELERATION, zstd or zstd:LEVEL.", discussion: "Default: lz4.", valueName: "codec"))
+    var codec: String?
+
+    @Option(help: .init("Size of a segment file of a new store, 1M to 64M.", discussion: "Default: 4M.", valueName: "size"))
+    var segment: String?
+
+    @Option(
+        help: .init(
+            "Pages that old move to the next --store directory.", discussion: "Default: only write-back moves them.", valueName: "seconds"))
+    var age: String?
+
+    @Option(
+        help: .init("Bytes a day that may go to directories behind the first.", discussion: "Default: no limit.", valueName: "bytes"))
+    var writeBudget: String?
+
+    @Flag(help: "Let root and this user set faults on the store with `shrinkctl fault`, for tests. Turns passthrough off.")
+    var allowFaults = false
+
+    var flags: StorageFlags {
+        var flags = StorageFlags(layout: layout, codec: codec, segment: segment, age: age, writeBudget: writeBudget)
+        flags.allowsFaults = allowFaults
+        return flags
+    }
+
+    func validate() throws {
+        if let layout, !["raw", "packed"].contains(layout) { throw ValidationError("'\(layout)' is no layout; give raw or packed") }
+        if let codec {
+            let parts = codec.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+            guard ["lz4", "zstd"].contains(parts[0]), parts.count == 1 || Int(parts[1]) != nil else {
+                throw ValidationError("'\(codec)' is no codec; give lz4, lz4:ACCELERATION, zstd or zstd:LEVEL")
+            }
+        }
+        if let age, Int(age).map({ $0 > 0 }) != true { throw ValidationError("'\(age)' is no age; give seconds, 1 or more") }
+        for (flag, text) in [("--segment", segment), ("--write-budget", writeBudget)] {
+            if let text, ByteSize(text) == nil { throw ValidationError("'\(text)' is no size for \(flag); give one like 4M or 20G") }
+        }
+        if layout == "raw", codec != nil || segment != nil || age != nil || writeBudget != nil {
+            throw ValidationError("--codec, --segment, --age and --write-budget are for --layout packed")
+        }
+    }
+}
