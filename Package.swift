@@ -28,7 +28,11 @@ func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 
 let package = Package(
     name: "shrinkd",
-    products: [],
+    products: [
+        // For programs that hold their own pools (docs/embedding.md). ShrinkLinux has the types of its signatures.
+        .library(name: "ShrinkEngine", targets: ["ShrinkEngine"]),
+        .library(name: "ShrinkLinux", targets: ["ShrinkLinux"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),

@@ -11,7 +11,6 @@ public enum StoreLayout: String, Sendable, CaseIterable {
     /// What a directory holds; nil if it is not there, empty or somebody else's: opening it tells which. Changes nothing.
     public static func found(in path: String) -> StoreLayout? {
         guard let directory = try? Files.open(path, [.readOnly, .directory]) else { return nil }
-        if (try? Files.status(of: StoreSignature.fileName, at: directory.number)) != nil { return .packed }
         return (try? StoreDirectory.Format.read(in: directory.number)).flatMap { $0 }.flatMap { StoreLayout(rawValue: $0.layout) }
     }
 

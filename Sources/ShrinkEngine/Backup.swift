@@ -33,6 +33,9 @@ public protocol Backup: AnyObject, Sendable {
     /// True if a page of zeros that is written takes nothing and is a hole afterwards. Then runs may be written over short gaps of zeros.
     var makesHolesOfZeros: Bool { get }
 
+    /// The device under it, if that may sleep.
+    var power: (any PowerGate)? { get }
+
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
 

@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// A backup in a directory: a mounted backupfs, a tmpfs, a disk, any file system with sparse files and page-exact holes.
@@ -8,14 +7,16 @@ import SystemPackage
 /// a small file `id-high-water` from us.
 public final class BackupDirectory: Backup {
     public let path: String
-    private let directories: Mutex<Directories>
+    private let directories: Monitor<Directories>
     public let isMemory: Bool
     public let makesHolesOfZeros: Bool
+    /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
+    public let power: (any PowerGate)?
     private let opensDirect: Bool
     private let isMounted: Bool
     private let features: [Feature]
-    private let ids: Mutex<IDs>
-    private let files: Mutex<OpenFiles>
+    private let ids: Monitor<IDs>
+    private let files: Monitor<OpenFiles>
 
     /// The directory and `objects` in it, open. Replaced when a file server comes back on a mount of its own.
     private struct Directories: Sendable {
@@ -58,16 +59,17 @@ public final class BackupDirectory: Backup {
             throw EngineError(
                 .unsuitableDirectory, "the backup directory \(path) can't hold objects/; make it writable, or name another", errno: error)
         }
-        directories = Mutex(Directories(root: root, objects: objects))
+        directories = Monitor(Directories(root: root, objects: objects))
         let kind: FileSystem.Kind
         do throws(Errno) { kind = try FileSystem(of: root.number).kind } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
         }
         isMemory = isMounted ? stats["first_tier"] == "memory" : kind == .memory
         makesHolesOfZeros = stats["zero_pages"] == "holes"
+        power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
-        ids = Mutex(IDs(next: first, reserved: isMounted ? .max : first))
-        files = Mutex(OpenFiles())
+        ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
+        files = Monitor(OpenFiles())
 
         // The probe is an object like any other, made and removed.
         let probe = DirectoryProbe(objects: objects.number, path: path)

@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 
 /// Stops operations that were given it: a client that is gone, a signal, a shutdown. What they did stays done, and they go on when asked again.
 ///
@@ -11,7 +10,7 @@ public final class Cancellation: Sendable {
         var next = 0
     }
 
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     public init() {}
 

@@ -36,7 +36,8 @@ final class CopyTeam: Sendable {
     deinit {
         work.withLock { $0.isEnding = true }
         work.notifyAll()
-        for thread in threads { thread.join() }
+        // A helper may hold the job, and with it the last reference to the engine, a moment longer than its caller.
+        for thread in threads { thread.joinOrLetGo() }
     }
 
     private static func serve(_ work: Monitor<Work>, _ staging: Staging) {

@@ -40,7 +40,7 @@ public final class Engine: Sendable {
     let ahead: RecoverAhead
     /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
     let availableBackupBytes = Atomic<UInt64>(0)
-    private let highestID = Mutex<UInt32>(0)
+    private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
     public init(backup: any Backup, configuration: Configuration = Configuration(), logger: Logger) throws(EngineError) {

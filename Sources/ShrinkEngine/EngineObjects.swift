@@ -44,6 +44,7 @@ extension Engine {
             let id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
+            try at(.afterBackupMade)
             let entry = pool.ledger.record(Int(record))
             entry.id = id.rawValue
             entry.firstPage = UInt32(first)
@@ -53,6 +54,7 @@ extension Engine {
             entry.sizeBytes = UInt64(size.rawValue)
             entry.name = name
             entry.state = ObjectRecord.State.live
+            try at(.afterRecordLive)
             state.withLock { state in
                 _ = state.insert(
                     BufferObject(
@@ -102,13 +104,16 @@ extension Engine {
         defer { state.notifyAll() }
         let record = pool.ledger.record(Int(object.record))
         record.state = ObjectRecord.State.dying
+        try at(.afterDyingMark)
         do throws(EngineError) { try pool.backup.remove(id) } catch {
             // The content is unwanted anyway; what stays behind is counted as an orphan.
             logger.warning("the backup of a destroyed object stays behind", metadata: ["object": "\(id.rawValue)", "error": "\(error)"])
         }
+        try at(.afterBackupRemoved)
         let first = Int(object.firstPage)
         let count = Int(object.pageCount)
         pool.ledger.table(firstPage: first, count: count).clear()
+        try at(.afterWordsCleared)
         let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
         record.state = ObjectRecord.State.free
         state.withLock { state in

@@ -1,6 +1,5 @@
 import Logging
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 extension Engine {
@@ -129,7 +128,7 @@ private final class RecoverWalk: Sendable {
     private let goalPages: Int
     private let cancellation: Cancellation?
     private let report: @Sendable (RecoverProgress) -> Continuation
-    private let progress = Mutex(Progress())
+    private let progress = Monitor(Progress())
 
     init(
         engine: Engine, ids: [ObjectID], goalPages: Int, _ cancellation: Cancellation?,

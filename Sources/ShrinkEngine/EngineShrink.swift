@@ -38,7 +38,7 @@ extension Engine {
     private func shrinkOne(
         _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, cancellation, progress)
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .background, cancellation, progress)
         try staging.withStaging { (staging) throws(EngineError) in
             let slot = try reserve(id, cancellation: cancellation)
             guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
@@ -66,10 +66,14 @@ extension Engine {
             if !isExpendable, self.state.withLock({ $0.objects[slot].life != .live }) { return false }
             return progress(reserved.id, outcome)
         }
-        var outcome =
-            isExpendable
-            ? reserved.purge(goalPages: goalPages, progress: proceed)
-            : reserved.shrink(goalPages: goalPages, writeback: writeback, staging, progress: proceed)
+        var outcome: ShrinkOutcome
+        if isExpendable {
+            outcome = reserved.purge(goalPages: goalPages, progress: proceed)
+        } else if let swap = reserved.backup as? KernelSwap {
+            outcome = reserved.pageOut(swap, goalPages: goalPages, progress: proceed)
+        } else {
+            outcome = reserved.shrink(goalPages: goalPages, writeback: writeback, staging, progress: proceed)
+        }
         outcome.isStoredInMemory = reserved.backup.isMemory
         state.withLock { state in
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {

@@ -8,6 +8,12 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     case room
     /// Between two runs, as if the caller had just cancelled.
     case cancel
+    // Making an object and destroying one. At these an engine can only die: a caller that goes on finds it half done.
+    case afterBackupMade
+    case afterRecordLive
+    case afterDyingMark
+    case afterBackupRemoved
+    case afterWordsCleared
     // Shrink: copy out → words → free.
     case beforeCopyOut
     case afterCopyOut
@@ -23,6 +29,14 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     case afterRecoverWords
     case beforeDrop
     case afterDrop
+
+    /// Between two steps that only a death can part.
+    public var isDeathOnly: Bool {
+        switch self {
+        case .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared: true
+        default: false
+        }
+    }
 }
 
 /// What an armed fault point does; nil goes on. Called with the object and the first page of the run.

@@ -188,7 +188,7 @@ struct LRU: ~Copyable {
     private func detachCursors(_ bulk: UInt32, _ priority: UInt8) {
         for hitch in UInt32(Priority.allCases.count)..<UInt32(anchors.count)
         where anchors[hitch].bulk == bulk && anchors[hitch].priority == priority {
-            anchors[hitch].bulk = BulkRanges.none
+            anchors.address(hitch).pointee.bulk = BulkRanges.none
         }
     }
 

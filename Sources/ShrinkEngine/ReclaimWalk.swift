@@ -14,10 +14,18 @@ final class ReclaimWalk: Sendable {
         var pass = ReclaimPass.purge
         /// Objects that others had, in this pass.
         var busyObjects = 0
-        /// Nothing more in this pass: the backup is full or failing.
+        /// Objects of which this pass took less than they may have, because others had claimed the rest of the goal.
+        var objectsCutShort = 0
+        /// What was freed when the pass began.
+        var freedBefore = 0
+        /// Nothing more in this pass: too much failed.
         var isPassOver = false
+        /// Pools whose backup was full in this pass; others may have room.
+        var full: Set<UInt32> = []
         /// Nothing more at all: the caller said so.
         var isStopped = false
+        /// Devices that are held awake, and pools whose device sleeps. Asked for when the first pass that copies begins.
+        var power: PowerHolds?
         /// Objects in a row that failed.
         var failuresInARow = 0
     }
@@ -25,6 +33,7 @@ final class ReclaimWalk: Sendable {
     private let engine: Engine
     private let pool: PoolID?
     private let goalPages: Int
+    private let caller: ReclaimContext.Caller
     private let cancellation: Cancellation?
     private let report: @Sendable (ShrinkProgress) -> Continuation
     private let progress = Monitor(Progress())
@@ -35,12 +44,13 @@ final class ReclaimWalk: Sendable {
     private static let failuresThatEnd = 8
 
     init(
-        engine: Engine, pool: PoolID?, goalPages: Int, _ cancellation: Cancellation?,
+        engine: Engine, pool: PoolID?, goalPages: Int, _ caller: ReclaimContext.Caller, _ cancellation: Cancellation?,
         _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         self.engine = engine
         self.pool = pool
         self.goalPages = goalPages
+        self.caller = caller
         self.cancellation = cancellation
         self.report = report
     }
@@ -71,16 +81,33 @@ final class ReclaimWalk: Sendable {
         case .purge: engine.state.withLock { $0.tally.expendablePages > 0 }
         case .idle: true
         case .busy: progress.withLock { $0.busyObjects > 0 }
-        case .writeback: progress.withLock { $0.busyObjects > 0 || $0.isPassOver }
+        case .writeback: progress.withLock { $0.busyObjects > 0 || !$0.full.isEmpty }
+        }
+    }
+
+    /// The pass came to its end short of the goal, freed something, and passed objects that may have more: what one thread claimed for an object
+    /// that then had little was kept from the others.
+    var isWorthRepeating: Bool {
+        progress.withLock {
+            !$0.isStopped && !$0.isPassOver && $0.freedPages < goalPages && $0.objectsCutShort > 0 && $0.freedPages > $0.freedBefore
         }
     }
 
     func begin(_ pass: ReclaimPass) {
+        if pass != .purge, progress.withLock({ $0.power == nil }) {
+            let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
+            let power = PowerHolds(pools: pools, caller: caller)
+            progress.withLock { $0.power = power }
+        }
         engine.state.withLock { state in
             progress.withLock { progress in
                 progress.pass = pass
                 progress.isPassOver = false
+                progress.objectsCutShort = 0
+                progress.freedBefore = progress.freedPages
+                progress.full = []
                 progress.busyObjects = 0
+                progress.result.deferredObjects = 0
                 progress.failuresInARow = 0
                 if var cursor = progress.cursor {
                     state.lru.rewind(&cursor)
@@ -95,6 +122,7 @@ final class ReclaimWalk: Sendable {
             progress.result.skippedObjects += progress.busyObjects
             return progress.cursor
         }
+        progress.withLock { $0.power }?.release()
         if let cursor { engine.state.withLock { $0.lru.end(cursor) } }
     }
 
@@ -140,7 +168,7 @@ final class ReclaimWalk: Sendable {
 
     /// Only one thread steps at a time: the engine's lock is held, and the cursor is stored back before it is let go.
     private func step(_ state: inout EngineState) -> Step {
-        let (stored, pass) = progress.withLock { ($0.cursor, $0.pass) }
+        let (stored, pass, asleep, full) = progress.withLock { ($0.cursor, $0.pass, $0.power?.asleep ?? [], $0.full) }
         guard var cursor = stored else { return .finished }
         defer { progress.withLock { $0.cursor = cursor } }
         // Claims are made under the engine's lock only, so this room does not shrink until it is claimed.
@@ -149,6 +177,11 @@ final class ReclaimWalk: Sendable {
             guard let slot = state.lru.next(&cursor) else { return .finished }
             let object = state.objects[slot]
             guard isWanted(object), pass != .purge || object.isExpendable else { continue }
+            if !asleep.isEmpty, asleep.contains(object.pool), !object.isExpendable || object.backedUpPages > 0 {
+                progress.withLock { $0.result.deferredObjects += 1 }
+                continue
+            }
+            if !full.isEmpty, full.contains(object.pool), !object.isExpendable { continue }
             guard object.reservation == .free else {
                 progress.withLock { $0.busyObjects += 1 }
                 if pass == .busy { return .wait(ObjectID(rawValue: object.id)) }
@@ -170,6 +203,7 @@ final class ReclaimWalk: Sendable {
             // Whatever its words say, any page may be in the pool; the goal is the limit.
             let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
             guard claim > 0 else { return 0 }
+            if claim < Int(object.pageCount) { progress.objectsCutShort += 1 }
             progress.claimedPages += claim
             return claim
         }
@@ -196,6 +230,13 @@ final class ReclaimWalk: Sendable {
                 return !progress.isStopped
             }
         }
+        // Whoever shares the backup finds it full too.
+        let samePools: [UInt32] =
+            outcome.failure?.code == .backupFull
+            ? engine.state.withLock { state in
+                let backup = state.pool(of: slot).backup
+                return state.pools.values.filter { $0.backup === backup }.map(\.id.rawValue)
+            } : []
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
@@ -208,9 +249,9 @@ final class ReclaimWalk: Sendable {
             }
             // One bad object is that object's affair, and what it freed counts; a full backup is full for the next one too.
             switch failure.code {
-            case .busy, .noSuchObject: return
+            case .busy where claimed > 0, .noSuchObject: return
             case .interrupted: progress.isStopped = true
-            case .backupFull: progress.isPassOver = true
+            case .backupFull: progress.full.formUnion(samePools)
             default: break
             }
             progress.result.failure = progress.result.failure ?? failure

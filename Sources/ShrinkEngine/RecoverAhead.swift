@@ -10,8 +10,6 @@ final class RecoverAhead: Sendable {
         var ids: [ObjectID] = []
         var isBusy = false
         var isEnding = false
-        /// The serving thread, in the kernel's numbers.
-        var server: Int32 = 0
     }
 
     private static let capacity = 64
@@ -38,7 +36,6 @@ final class RecoverAhead: Sendable {
     }
 
     private static func serve(_ queue: Monitor<Queue>, _ engine: () -> Engine?) {
-        queue.withLock { $0.server = currentThreadID() }
         while true {
             let id: ObjectID? = queue.wait { queue -> ObjectID?? in
                 if queue.isEnding { return .some(nil) }
@@ -64,8 +61,8 @@ final class RecoverAhead: Sendable {
             defer { thread = nil }
             return thread
         }
-        // The last reference to the engine may have been the server's: it can't wait for itself.
-        if queue.withLock({ $0.server }) != currentThreadID() { thread?.join() }
+        // The last reference to the engine may have been the server's.
+        thread?.joinOrLetGo()
     }
 }
 

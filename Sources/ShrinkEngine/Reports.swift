@@ -31,6 +31,8 @@ public struct ShrinkResult: Sendable, Equatable {
     public var durationNanoseconds: UInt64 = 0
     /// Objects that were pinned or busy and left alone.
     public var skippedObjects = 0
+    /// Objects passed over because their backup's device sleeps; it is being woken for the next time.
+    public var deferredObjects = 0
     /// Why it stopped before the target was reached, if it did.
     public var failure: EngineError?
 

@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// Room in memory for pages that come back, obtained before they come: below the configured limit, above the floor of the machine, within the memory
@@ -21,7 +20,7 @@ final class Room: Sendable {
     private let maximumResident: Int?
     private let cgroupReserve: Int
     private let cgroup: MemoryCgroup?
-    private let grants = Mutex(Grants())
+    private let grants = Monitor(Grants())
 
     init(_ configuration: Engine.Configuration) throws(EngineError) {
         if let floor = configuration.memoryFloor {

@@ -46,7 +46,8 @@ public struct Shrinker: Sendable {
         progress: @escaping @Sendable (ShrinkProgress) -> Continuation = { _ in .proceed }
     ) -> Scan {
         let result = engine.reclaim(pool: nil, goalPages: goalPages, context, cancellation, progress)
-        return result.scannedPages == 0 && result.freedBytes == .zero && result.failure == nil ? .stop : .scanned(result)
+        return result.scannedPages == 0 && result.freedBytes == .zero && result.failure == nil && result.deferredObjects == 0
+            ? .stop : .scanned(result)
     }
 
     /// A good goal for one scan: about two average objects, so that little is reclaimed in excess and little time goes into asking.
@@ -68,14 +69,16 @@ extension Engine {
         _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) -> ShrinkResult {
         let started = MonotonicTime.now()
-        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, cancellation, progress)
+        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context.caller, cancellation, progress)
         walk.dropReadyBlocks()
         if walk.isOpen, walk.begin() {
             staging.withStaging { staging in
                 for pass in ReclaimPass.allCases where pass.isAllowed(in: context) && walk.isOpen && walk.isWorthwhile(pass) {
-                    walk.begin(pass)
-                    // Waiting is for one thread: the others would stand behind it.
-                    if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                    repeat {
+                        walk.begin(pass)
+                        // Waiting is for one thread: the others would stand behind it.
+                        if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                    } while walk.isWorthRepeating
                 }
             }
             walk.end()
@@ -88,12 +91,14 @@ extension Engine {
 
     /// The same on the caller's thread with the caller's buffer, for one that holds an object's reservation: it never waits for another.
     func reclaimDirect(goalPages: Int, _ staging: Staging) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: goalPages, nil) { _ in .proceed }
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: goalPages, .direct, nil) { _ in .proceed }
         walk.dropReadyBlocks()
         if walk.isOpen, walk.begin() {
             for pass in ReclaimPass.allCases where pass.isAllowed(in: .direct) && walk.isOpen && walk.isWorthwhile(pass) {
-                walk.begin(pass)
-                walk.work(staging)
+                repeat {
+                    walk.begin(pass)
+                    walk.work(staging)
+                } while walk.isWorthRepeating
             }
             walk.end()
         }

@@ -44,6 +44,12 @@ public final class DedicatedThread: Sendable {
 
     /// Waits for the end of the thread; call it once. The corresponding C function is `pthread_join`.
     public func join() { pthread_join(thread, nil) }
+
+    /// As `join`, for an owner whose last reference the thread itself may have held: a thread can't wait for itself, so it is let go instead.
+    /// Call it once. The corresponding C functions are `pthread_join` and `pthread_detach`.
+    public func joinOrLetGo() {
+        if pthread_equal(pthread_self(), thread) != 0 { pthread_detach(thread) } else { pthread_join(thread, nil) }
+    }
 }
 
 /// The kernel's id of the calling thread. The corresponding C function is `gettid`.

@@ -63,18 +63,20 @@ struct ObjectCreateCommand: ParsableCommand {
 struct ObjectListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "list", abstract: "List the objects that you see.")
 
-    @Option(help: ArgumentHelp("Only of this pool.", valueName: "name")) var pool: String?
+    @Argument(help: ArgumentHelp("Only of this pool.", valueName: "pool")) var only: String?
+    @Option(help: ArgumentHelp("The same.", valueName: "name")) var pool: String?
     @Option(help: ArgumentHelp("Whose pool, if not yours (root only).", valueName: "uid")) var owner: Int?
     @OptionGroup var global: GlobalOptions
 
     func validate() throws {
-        if owner != nil, pool == nil { throw ValidationError("--owner needs --pool.") }
+        if owner != nil, pool == nil, only == nil { throw ValidationError("--owner needs a pool.") }
+        if pool != nil, only != nil, pool != only { throw ValidationError("Two pools: name one.") }
     }
 
     func run() throws {
         let client = try global.connect()
         var objects: [WireObject] = []
-        let parameters = ListObjectsParameters(pool: pool.map { PoolAddress(name: $0, ownerUid: owner) })
+        let parameters = ListObjectsParameters(pool: (only ?? pool).map { PoolAddress(name: $0, ownerUid: owner) })
         try perform { () throws(ShrinkdError) in
             try client.series(Methods.listObjects, parameters) { reply, _ in
                 objects += reply.bufferObjects

@@ -15,6 +15,8 @@ final class EngineDaemon {
     private let control: ControlService
     private let server: VarlinkServer
     private let notifier = Notifier()
+    /// The socket's file, if it was made here; it goes with an orderly end.
+    private let ownSocket: String?
 
     /// Everything that may fail before requests are served. Call it on the program's first thread before any other exists.
     init(runtimeDirectory: String, backup: String, log: Logger) throws {
@@ -35,13 +37,16 @@ final class EngineDaemon {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
         let listener: OwnedDescriptor
+        var ownSocket: String?
         if let passed = inherited.take("varlink") {
             listener = passed
         } else {
             // Root's daemon serves every user and tells them apart by their credentials.
-            listener = try VarlinkSocket.bind(
-                runtimeDirectory + "/" + ShrinkInterface.name, mode: ThisProcess.userID == 0 ? 0o666 : 0o600)
+            let path = runtimeDirectory + "/" + ShrinkInterface.name
+            listener = try VarlinkSocket.bind(path, mode: ThisProcess.userID == 0 ? 0o666 : 0o600)
+            ownSocket = path
         }
+        self.ownSocket = ownSocket
         control = try ControlService(engine: engine, version: productVersion)
         server = try VarlinkServer(
             listener: listener,
@@ -78,6 +83,7 @@ final class EngineDaemon {
         serving.cancel()
         let result = ended.wait { $0 }
         control.finish()
+        if let ownSocket { try? Files.remove(ownSocket) }
         _ = engine.removeAllBackups()
         try result.get()
     }

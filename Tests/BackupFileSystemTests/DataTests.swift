@@ -201,7 +201,8 @@ import Testing
                 }
                 #expect(stored > 400 && stored < 512)
                 for i in 0..<stored { #expect(try read(data.number, at: i * page, count: page) == pattern.page(i, zeroEvery: 0)) }
-                try Files.punch(data.number, at: 0, length: page)
+                // Of a packed store whole segments come free: by compacting, where that gains one.
+                try Files.punch(data.number, at: 0, length: path == .packed ? stored / 2 * page : page)
                 try write(pattern.page(600, zeroEvery: 0), to: data.number, at: 600 * page)
             }
         }

@@ -15,7 +15,7 @@ import Testing
         let start = [scratch.path, "--store", scratch.path]
         for (wrong, says) in [
             (["--layout", "flat"], "raw or packed"), (["--codec", "gzip"], "lz4"), (["--codec", "zstd:99"], "zstd"),
-            (["--segment", "3M"], "power of two"), (["--segment", "512K"], "power of two"), (["--age", "-1"], "seconds"),
+            (["--segment", "3M"], "power of two"), (["--segment", "512K"], "power of two"), (["--age", "0"], "seconds"),
             (["--write-budget", "much"], "20G"), (["--layout", "raw", "--codec", "lz4"], "--layout packed"),
             (["--layout", "raw", "--store", "/tmp"], "one --store"),
         ] {

@@ -57,24 +57,29 @@ public struct Workload: Sendable {
         }
     }
 
+    /// Pages of zeros, of one byte, of noise, and mostly such as compress; word by word, for the tests are built without optimization.
     private mutating func content(_ count: Int) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(count)
+        bytes.reserveCapacity(count + basePageSize)
         while bytes.count < count {
-            let length = min(count - bytes.count, basePageSize)
             let word = generator.next()
             switch below(6) {
-            case 0: bytes.append(contentsOf: repeatElement(0, count: length))
-            case 1: bytes.append(contentsOf: repeatElement(UInt8(truncatingIfNeeded: word), count: length))
+            case 0: bytes.append(contentsOf: repeatElement(0, count: basePageSize))
+            case 1: bytes.append(contentsOf: repeatElement(UInt8(truncatingIfNeeded: word), count: basePageSize))
             case 2:
                 var noise = SeededGenerator(seed: word)
-                for _ in 0..<length { bytes.append(UInt8(truncatingIfNeeded: noise.next())) }
-            default:
-                for i in 0..<length {
-                    bytes.append(i % 8 < 4 ? UInt8(truncatingIfNeeded: word >> UInt64(i % 8 * 8)) : UInt8(truncatingIfNeeded: i / 64))
-                }
+                bytes.append(contentsOf: Self.page { _ in noise.next() })
+            default: bytes.append(contentsOf: Self.page { word & 0xffff_ffff | UInt64($0 / 8) << 32 })
             }
         }
-        return bytes
+        return Array(bytes[0..<count])
+    }
+
+    private static func page(_ word: (Int) -> UInt64) -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: basePageSize) { buffer, count in
+            let base = UnsafeMutableRawPointer(buffer.baseAddress!)
+            for i in 0..<basePageSize / 8 { base.storeBytes(of: word(i), toByteOffset: i * 8, as: UInt64.self) }
+            count = basePageSize
+        }
     }
 }

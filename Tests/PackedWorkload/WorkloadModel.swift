@@ -10,7 +10,13 @@ public struct WorkloadModel: Sendable {
 
         public func allowed(_ page: Int) -> Set<[UInt8]?> { pages[page] ?? [nil] }
 
-        mutating func set(_ page: Int, _ allowed: Set<[UInt8]?>) { pages[page] = allowed == [nil] ? nil : allowed }
+        private static let zeros = [UInt8](repeating: 0, count: basePageSize)
+
+        /// A page of zeros is a hole.
+        mutating func set(_ page: Int, _ allowed: Set<[UInt8]?>) {
+            let versions = Set(allowed.map { $0 == Self.zeros ? nil : $0 })
+            pages[page] = versions == [nil] ? nil : versions
+        }
 
         /// Changes bytes of a page in every version it may have.
         mutating func change(_ page: Int, _ range: Range<Int>, keepsHoles: Bool, _ bytes: ArraySlice<UInt8>?) {

@@ -8,7 +8,8 @@ extension WorkloadModel {
         var lines: [String] = []
         let there = Set(store.objects(after: nil, limit: Int.max).map(\.rawValue))
         for id in there where objects[id] == nil { lines.append("object \(id) is there and was removed") }
-        var page = [UInt8](repeating: 0, count: basePageSize)
+        let zeros = [UInt8](repeating: 0, count: basePageSize)
+        var page = zeros
         for (id, object) in objects.sorted(by: { $0.key < $1.key }) {
             guard let name = StoredObjectID(rawValue: id), let stored = try? store.object(name) else {
                 if !uncertain.contains(id) { lines.append("object \(id) is lost") }
@@ -20,11 +21,11 @@ extension WorkloadModel {
                 do throws(Errno) {
                     let isThere = try stored.nextData(from: index * basePageSize).map { $0 / basePageSize == index } ?? false
                     let got = try page.withMutableBytes { buffer throws(Errno) in try stored.read(into: buffer, at: index * basePageSize) }
-                    for i in got..<basePageSize { page[i] = 0 }
+                    if got < basePageSize { page.replaceSubrange(got..., with: zeros[got...]) }
                     let allowed = object.allowed(index)
                     // Behind the end of the object nothing of a page is seen.
                     let isAllowed = allowed.contains { version in
-                        guard let version else { return !isThere && page.allSatisfy { $0 == 0 } }
+                        guard let version else { return !isThere && page == zeros }
                         return isThere && page[0..<got] == version[0..<got]
                     }
                     if !isAllowed { lines.append("object \(id) page \(index) of \(object.sizes): \(isThere ? "other content" : "a hole")") }

@@ -12,7 +12,8 @@ import Testing
 
     /// Runs a child until it dies or ends, killing it after some time if that is given; returns how it ended and what it answered.
     static func run(
-        seed: UInt64, objectBytes: Int = 256 << 10, _ directories: [String], environment: [String] = [], killAfterMilliseconds: CInt? = nil
+        seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, _ directories: [String], environment: [String] = [],
+        killAfterMilliseconds: CInt? = nil
     ) throws -> (ending: ChildProcess.Ending, answers: [UInt8]) {
         let scratch = try ScratchDirectory()
         let output = try Files.open(scratch.file("answers"), [.readWrite, .create])
@@ -29,7 +30,10 @@ import Testing
         return (ending, try Files.contents(of: scratch.file("answers")))
     }
 
-    static func check(_ seed: UInt64, objectBytes: Int = 256 << 10, _ directories: [String], _ answers: [UInt8], wasKilled: Bool) throws
+    static func check(
+        _ seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, _ directories: [String], _ answers: [UInt8],
+        wasKilled: Bool
+    ) throws
         -> [String]
     {
         var workload = Workload(seed: seed, objectBytes: objectBytes)
@@ -96,7 +100,8 @@ import Testing
         for passing in [1, 2] {
             let memory = try ScratchMemoryFileSystem(sizeBytes: 3 << 20)
             let (ending, answers) = try Self.run(
-                seed: seed, objectBytes: 4 << 20, [memory.path], environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
+                seed: seed, objectBytes: 4 << 20, operations: 600, [memory.path],
+                environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
             #expect(ending == .signalled(9), "\(point.name):\(passing) was not passed with seed \(seed)")
             let lines = try Self.check(seed, objectBytes: 4 << 20, [memory.path], answers, wasKilled: true)
             #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")

@@ -22,7 +22,7 @@ import Testing
         var generator = SeededGenerator(seed: seed &+ UInt64(page) &* 977)
         switch generator.next() % 6 {
         case 0: return nil
-        case 1: return [UInt8](repeating: UInt8(truncatingIfNeeded: generator.next()), count: basePageSize)
+        case 1: return [UInt8](repeating: UInt8(truncatingIfNeeded: generator.next()) | 1, count: basePageSize)
         case 2: return (0..<basePageSize).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
         default:
             let word = generator.next()
@@ -100,7 +100,7 @@ import Testing
             for name in names { files.append((folder + "/" + name, try Files.status(of: directory.file(folder + "/" + name)).sizeBytes)) }
         }
         var touched = 0
-        for round in 0..<100 {
+        for round in 0..<60 {
             // Indexes are small: as often as segments, all the same.
             let kind = round % 2 == 0 ? "segments" : "objects"
             let candidates = files.filter { $0.name.hasPrefix(kind) }

@@ -15,6 +15,7 @@ import Testing
             if size < bytes.count {
                 bytes.removeLast(bytes.count - size)
                 present = present.filter { $0 * basePageSize < size }
+                if size % basePageSize != 0 { look(at: size / basePageSize...size / basePageSize, mayAppear: false) }
             } else {
                 bytes.append(contentsOf: repeatElement(0, count: size - bytes.count))
             }
@@ -24,13 +25,22 @@ import Testing
             if data.isEmpty { return }
             if offset + data.count > bytes.count { setSize(offset + data.count) }
             bytes.replaceSubrange(offset..<offset + data.count, with: data)
-            present.formUnion(offset / basePageSize...(offset + data.count - 1) / basePageSize)
+            look(at: offset / basePageSize...(offset + data.count - 1) / basePageSize, mayAppear: true)
+        }
+
+        /// A page of zeros is a hole, once it was written or a part of it punched.
+        private mutating func look(at pages: ClosedRange<Int>, mayAppear: Bool) {
+            for page in pages {
+                let content = bytes[page * basePageSize..<min(bytes.count, (page + 1) * basePageSize)]
+                if content.allSatisfy({ $0 == 0 }) { present.remove(page) } else if mayAppear { present.insert(page) }
+            }
         }
 
         mutating func punch(at offset: Int, length: Int) {
             let end = min(offset + length, bytes.count)
             guard offset < end else { return }
             for i in offset..<end { bytes[i] = 0 }
+            look(at: offset / basePageSize...(end - 1) / basePageSize, mayAppear: false)
             let first = (offset + basePageSize - 1) / basePageSize
             let last = offset + length >= bytes.count ? (end + basePageSize - 1) / basePageSize : end / basePageSize
             if first < last { present.subtract(first..<last) }

@@ -15,8 +15,8 @@ import Testing
         let objects = try (0..<12).map { try fixture.makeObject(pages: 20 + $0 * 10) }
         let shared = SharedFixture(memory: fixture.memory.base, pattern: fixture.pattern)
         let isEnding = Atomic<Bool>(false)
-        let moved = Mutex((out: 0, back: 0))
-        let problems = Mutex<[String]>([])
+        let moved = Monitor((out: 0, back: 0))
+        let problems = Monitor<[String]>([])
         try withDedicatedThreads { threads in
             for worker in 0..<2 {
                 threads.start("shrink-\(worker)") {

@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 
@@ -47,7 +46,7 @@ final class ModelFaults: Sendable {
         var cancellation: Cancellation?
     }
 
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     func arm(_ point: FaultPoint, after hits: Int, isDeath: Bool) {
         state.withLock { $0 = State(point: point, hits: hits, isSticky: isDeath) }
@@ -92,6 +91,8 @@ final class EngineModel {
         /// Its content may have been given up since the last pin.
         var mayBeLost = false
         var mustBeLost = false
+        /// Its destruction may have begun when the engine died.
+        var mayBeGone = false
     }
 
     private(set) var engine: Engine
@@ -226,7 +227,11 @@ final class EngineModel {
         case .recoverBytes: _ = engine.recover(.bytes(ByteCount(1 + Int(step.a % 9) * basePageSize)), cancellation: cancellation)
         case .destroy:
             guard let index, objects[index].holds == 0 else { return }
-            if attempt({ try engine.destroyObject(objects[index].id) }) != nil { objects.remove(at: index) }
+            if attempt({ try engine.destroyObject(objects[index].id) }) != nil {
+                objects.remove(at: index)
+            } else {
+                objects[index].mayBeGone = mustDie
+            }
         case .join:
             guard let index else { return }
             if bulks.count < 3 { bulks.append(try engine.createBulkMove()) }
@@ -234,7 +239,8 @@ final class EngineModel {
         case .bump: if !bulks.isEmpty { engine.bump(bulks[Int(step.a % UInt64(bulks.count))]) }
         case .look: if let index { try look(index) }
         case .armFault:
-            faults?.arm(FaultPoint.allCases[Int(step.a % UInt64(FaultPoint.allCases.count))], after: 1 + Int(step.b % 4), isDeath: false)
+            let points = FaultPoint.allCases.filter { !$0.isDeathOnly }
+            faults?.arm(points[Int(step.a % UInt64(points.count))], after: 1 + Int(step.b % 4), isDeath: false)
         case .armCancel:
             let cancellation = Cancellation()
             self.cancellation = cancellation
@@ -382,7 +388,8 @@ final class EngineModel {
         let healing = try engine.adoptPool(file: try persistent.file.duplicate(), ledger: try persistent.ledger.duplicate()).healing
         if healing.lost > 0 { throw ModelFailure("\(healing.lost) pages were lost") }
         bulks = []
-        for index in objects.indices { objects[index].holds = 0 }
+        objects.removeAll { object in object.mayBeGone && (try? engine.object(object.id)) == nil }
+        for index in objects.indices { (objects[index].holds, objects[index].mayBeGone) = (0, false) }
         try checkEverything()
     }
 

@@ -1,6 +1,5 @@
 import ShrinkEngine
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -9,7 +8,7 @@ import Testing
 private final class Death: Sendable {
     private let point: FaultPoint
     private let hit: Int
-    private let state = Mutex((isArmed: false, hits: 0))
+    private let state = Monitor((isArmed: false, hits: 0))
 
     init(at point: FaultPoint, hit: Int) {
         self.point = point
@@ -97,6 +96,38 @@ private final class Death: Sendable {
         #expect(try next.pin(object.id).retained == false)
         for page in 0..<700 { #expect(fixture.bytes(object, page).allSatisfy { $0 == 0 }) }
         #expect(try next.object(object.id).pages.backedUp == 0)
+    }
+
+    @Test(arguments: FaultPoint.allCases.filter(\.isDeathOnly)) func makingAndDestroyingAreWholeOrUndone(_ point: FaultPoint) throws {
+        let death = Death(at: point, hit: 1)
+        let fixture = try EngineFixture(poolPages: 256) { configuration in
+            configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }
+        }
+        let kept = try fixture.makeObject(pages: 20, zeroEvery: 0)
+        let other = try fixture.makeObject(pages: 20, zeroEvery: 0)
+        _ = fixture.engine.shrink(.bytes(ByteCount(30 * basePageSize)))
+        death.arm()
+        let isMaking = point == .afterBackupMade || point == .afterRecordLive
+        #expect(throws: EngineError.self) {
+            if isMaking {
+                _ = try fixture.engine.createObject(in: fixture.pool, name: "new", size: ByteCount(30 * basePageSize))
+            } else {
+                try fixture.engine.destroyObject(other.id)
+            }
+        }
+        let persistent = try fixture.engine.persistentDescriptors(of: fixture.pool)
+        let next = try Engine(backup: try BackupDirectory(path: fixture.backup.path), logger: quiet)
+        let (pool, healing) = try next.adoptPool(file: try persistent.file.duplicate(), ledger: try persistent.ledger.duplicate())
+        let objects = next.objects(in: pool, limit: 10)
+        #expect(healing.lost == 0 && healing.finishedDestructions == (isMaking ? 0 : 1))
+        #expect(objects.count == (point == .afterRecordLive ? 3 : isMaking ? 2 : 1))
+        // What no ledger knows is kept and told.
+        #expect(next.status().orphans == (point == .afterBackupMade ? 1 : 0))
+        #expect(try fixture.mismatches(kept, zeroEvery: 0, in: next) == [])
+        if isMaking { #expect(try fixture.mismatches(other, zeroEvery: 0, in: next) == []) }
+        let taken = objects.reduce(0) { $0 + $1.pageCount }
+        #expect(try next.pool(pool).freeBytes == ByteCount((256 - taken) * basePageSize))
+        #expect(next.shrink(.all).failure == nil && next.recover(.all).failure == nil)
     }
 
     @Test func pagesMissingInTheStoreAreReportedAndStayMissing() throws {

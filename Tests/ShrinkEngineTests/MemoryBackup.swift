@@ -1,6 +1,5 @@
 import ShrinkEngine
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// A backup whose objects are memory files: as fast as a backup can be, for histories of a million steps. It outlives engines, as a directory does.
@@ -10,7 +9,7 @@ final class MemoryBackup: Backup {
         var next: UInt32 = 1
     }
 
-    private let state = Mutex(State())
+    private let state = Monitor(State())
     private let available: UInt64
 
     init(availableBytes: UInt64 = .max) { available = availableBytes }

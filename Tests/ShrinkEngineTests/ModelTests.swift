@@ -105,7 +105,7 @@ import Testing
         configuration.maximumResident = ByteCount(160 * basePageSize)
         configuration.memoryFloor = .zero
         let engine = try Engine(backup: backup, configuration: configuration, logger: quiet)
-        let problems = Mutex<[String]>([])
+        let problems = Monitor<[String]>([])
         let count = Self.stepCount("SHRINKD_MODEL_STEPS", default: 1_000_000) / 100
         try withDedicatedThreads { threads in
             for client in 0..<4 as Range<UInt64> {

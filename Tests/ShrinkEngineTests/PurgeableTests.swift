@@ -1,6 +1,5 @@
 import ShrinkEngine
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 import Testing

@@ -69,8 +69,8 @@ import Testing
         let object = try fixture.makeObject(pages: 4)
         try whileHeld(engine, [object.id]) { _ in
             let cancellation = Cancellation()
-            let codes = Mutex<[EngineError.Code]>([])
-            let ends = Mutex(0)
+            let codes = Monitor<[EngineError.Code]>([])
+            let ends = Monitor(0)
             try withDedicatedThreads { threads in
                 threads.start("pin") {
                     do { try engine.pin(object.id, cancellation: cancellation) } catch {
@@ -104,7 +104,7 @@ import Testing
         let engine = fixture.engine
         let objects = try (0..<6).map { _ in try fixture.makeObject(pages: 2).id }
         let seed = testSeed("deadlock")
-        let inside = Mutex<Set<ObjectID>>([])
+        let inside = Monitor<Set<ObjectID>>([])
         let clashes = Atomic(0)
         let done = Atomic(0)
         try withDedicatedThreads { threads in
@@ -150,7 +150,7 @@ import Testing
         let pool = fixture.pool
         try engine.pin(pinned)
         try whileHeld(engine, [objects[1].id, objects[4].id]) { letGo in
-            let result = Mutex(ShrinkResult())
+            let result = Monitor(ShrinkResult())
             try withDedicatedThreads { threads in
                 threads.start("evict") {
                     let evicted = engine.evict()
@@ -177,7 +177,7 @@ import Testing
         let fixture = try EngineFixture(poolPages: 256)
         let engine = fixture.engine
         let object = try fixture.makeObject(pages: 16, zeroEvery: 0)
-        let result = Mutex(ShrinkResult())
+        let result = Monitor(ShrinkResult())
         try withDedicatedThreads { threads in
             let phase = Monitor(0)
             _ = engine.forEachReserved { view in

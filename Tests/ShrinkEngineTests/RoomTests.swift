@@ -112,7 +112,7 @@ import Testing
         let object = try fixture.makeObject(pages: 3000, zeroEvery: 0)
         _ = engine.shrink(.all)
         isArmed.store(true, ordering: .relaxed)
-        let code = Mutex<EngineError.Code?>(nil)
+        let code = Monitor<EngineError.Code?>(nil)
         try withDedicatedThreads { threads in
             threads.start("pin") {
                 do { try engine.pin(object.id) } catch { code.withLock { $0 = (error as? EngineError)?.code } }

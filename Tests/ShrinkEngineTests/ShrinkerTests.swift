@@ -66,7 +66,7 @@ import Testing
         let engine = fixture.engine
         let object = try fixture.makeObject(pages: 30, zeroEvery: 0)
         let phase = Monitor(0)
-        let waited = Mutex<Shrinker.Scan?>(nil)
+        let waited = Monitor<Shrinker.Scan?>(nil)
         try withDedicatedThreads { threads in
             threads.start("holder") {
                 _ = engine.withReserved([object.id]) {
@@ -126,5 +126,23 @@ import Testing
             rest -= result.freedBytes.rawValue / basePageSize
         }
         #expect(rest == 0)
+    }
+
+    /// A member of a bulk move that fails keeps its place before the walk, which sees it once (reference §4.2, trap 1).
+    @Test func aFailingMemberOfABulkIsSeenOnce() throws {
+        let attempts = Atomic(0)
+        let fixture = try EngineFixture(poolPages: 256) { configuration in
+            configuration.copyWorkers = 1
+            configuration.faults = { point, _, _ in
+                guard point == .beforeCopyOut else { return nil }
+                attempts.add(1, ordering: .relaxed)
+                return EngineError(.busy, "not this time")
+            }
+        }
+        let bulk = try fixture.engine.createBulkMove()
+        for _ in 0..<5 { try fixture.engine.setBulkMove(bulk, of: try fixture.makeObject(pages: 2, zeroEvery: 0).id) }
+        #expect(fixture.engine.shrink(.bytes(.mebibytes(1))).freedBytes == .zero)
+        #expect(attempts.load(ordering: .relaxed) == 5)
+        #expect(fixture.engine.shrinker.count(.background) == .pages(10))
     }
 }

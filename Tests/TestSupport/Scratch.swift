@@ -7,7 +7,9 @@ public final class ScratchDirectory: Sendable {
     public let path: String
 
     public init() throws {
-        var template = Array("/tmp/shrinkd-test.XXXXXX".utf8CString)
+        // CI gives each run a directory of its own, so that it can tell what the run left behind. Short: socket paths lie below.
+        let root = environmentValue("SHRINKD_TEST_SCRATCH") ?? "/tmp"
+        var template = Array("\(root)/shrinkd-test.XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw Errno(rawValue: errno) }
         path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }

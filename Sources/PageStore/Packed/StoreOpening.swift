@@ -9,6 +9,7 @@ final class StoreOpening {
     let objectLimit: Int
     private(set) var ids: [UInt32] = []
     private var used: UsedIDs?
+    private var unfinished: [StoredObjectID] = []
 
     /// Once.
     func takeUsed() -> UsedIDs { used.take()! }
@@ -89,6 +90,7 @@ final class StoreOpening {
             guard let id = StoredObjectID(name: name) else { continue }
             if try restore(id, buffer) { found.append(id.rawValue) }
         }
+        try dropUnfinished()
         found.sort()
         ids = found
         for id in found { _ = try used!.use(id) }
@@ -97,6 +99,17 @@ final class StoreOpening {
                 "segment \(number) is gone: \(core.table.slot(number).livePages) pages read as errors; put the file back or drop them with `backupfs check --repair`"
             )
             core.table.markMissing(number)
+        }
+    }
+
+    /// Drops what lies beyond an object's end: cut and not finished, or written and not answered. Only when all objects are counted, for a
+    /// segment in which nothing is counted yet would be taken for dead.
+    private func dropUnfinished() throws(Errno) {
+        for id in unfinished {
+            let index = try ObjectIndex(try Files.open(id.description, [.readWrite, .noFollow], at: objectsDirectory.number), pages: 0)
+            guard let header = ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity) else { continue }
+            let object = PackedObject(id, core, index, header)
+            object.removeEntries((header.sizeBytes + basePageSize - 1) / basePageSize..<object.index.pointee.capacity)
         }
     }
 
@@ -153,14 +166,7 @@ final class StoreOpening {
         core.counters.pages.add(pages, ordering: .relaxed)
         core.counters.storedBytes.add(stored, ordering: .relaxed)
         core.counters.fills.add(fills, ordering: .relaxed)
-        if beyond {
-            // Cut short and not finished, or written beyond the end and not answered.
-            let index = try ObjectIndex(file, pages: 0)
-            if let header = ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity) {
-                let object = PackedObject(id, core, index, header)
-                object.removeEntries(limit..<object.index.pointee.capacity)
-            }
-        }
+        if beyond { unfinished.append(id) }
         return true
     }
 }

@@ -58,7 +58,9 @@ struct StoreSignature: Equatable {
 
     private static func damaged(_ path: String) -> StoreError {
         StoreError(
-            .damaged, "\(path)/\(fileName) is damaged; restore it from another tier's, with its own tier number, or give another directory")
+            .damaged,
+            "\(path)/\(fileName) says packed, and is damaged: restore it from another tier's, with its own tier number, or give another directory; --layout raw can't read it either"
+        )
     }
 }
 

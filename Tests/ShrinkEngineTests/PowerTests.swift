@@ -1,0 +1,170 @@
+import ShrinkEngine
+import ShrinkLinux
+import SystemPackage
+import TestSupport
+import Testing
+
+@Suite struct PowerTests {
+    // MARK: Simulated
+
+    @Test func aSleepingDeviceIsWokenOnlyForABackgroundCaller() throws {
+        let gate = SimulatedPowerGate()
+        let tmpfs = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
+        try Files.makeDirectory(tmpfs.path + "/awake")
+        try Files.makeDirectory(tmpfs.path + "/asleep")
+        let engine = try Engine(backup: try BackupDirectory(path: tmpfs.path + "/awake"), logger: quiet)
+        let sleepy = GatedBackup(try BackupDirectory(path: tmpfs.path + "/asleep"), gate)
+        let asleep = try engine.createPool(name: "asleep", owner: 0, size: .mebibytes(1), backup: sleepy).id
+        let awake = try engine.createPool(name: "awake", owner: 0, size: .mebibytes(1)).id
+        for pool in [asleep, awake] {
+            let file = try engine.poolDescriptor(pool)
+            let memory = try MappedMemory(sharing: file.number, count: 1 << 20)
+            for _ in 0..<2 {
+                let object = try engine.createObject(in: pool, name: "o", size: ByteCount(8 * basePageSize))
+                for page in 0..<8 {
+                    memory.base.storeBytes(of: 7, toByteOffset: object.offsetBytes.rawValue + page * basePageSize, as: UInt8.self)
+                }
+                try engine.unpin(object.id)
+            }
+        }
+        // Direct: the sleeping one is passed over, woken for the next time; the other one goes.
+        guard case .scanned(let direct) = engine.shrinker.scan(goalPages: 1000, .direct) else { return #expect(Bool(false)) }
+        #expect(direct.freedBytes == ByteCount(16 * basePageSize) && direct.deferredObjects == 2 && direct.failure == nil)
+        #expect(try engine.pool(asleep).pages.backedUp == 0)
+        #expect(gate.counts == SimulatedPowerGate.Counts(holds: 0, releases: 0, wakesLater: 1))
+        // By now it is awake, and its delay has not passed: a direct caller may use it.
+        guard case .scanned(let retry) = engine.shrinker.scan(goalPages: 8, .direct) else { return #expect(Bool(false)) }
+        #expect(retry.freedBytes == ByteCount(8 * basePageSize) && retry.deferredObjects == 0)
+        gate.sleep()
+        guard case .scanned(let background) = engine.shrinker.scan(goalPages: 1000, .background) else { return #expect(Bool(false)) }
+        #expect(background.freedBytes == ByteCount(8 * basePageSize))
+        #expect(gate.counts == SimulatedPowerGate.Counts(holds: 2, releases: 2, wakesLater: 1), "each hold is released")
+    }
+
+    /// What needs no device goes while it sleeps.
+    @Test func purgingNeedsNoDevice() throws {
+        let gate = SimulatedPowerGate()
+        let tmpfs = try ScratchMemoryFileSystem(sizeBytes: 16 << 20)
+        let engine = try Engine(backup: GatedBackup(try BackupDirectory(path: tmpfs.path), gate), logger: quiet)
+        let pool = try engine.createPool(name: "p", owner: 0, size: .mebibytes(1)).id
+        let memory = try MappedMemory(sharing: try engine.poolDescriptor(pool).release(), count: 1 << 20)
+        let object = try engine.createObject(in: pool, name: "o", size: ByteCount(8 * basePageSize))
+        for page in 0..<8 { memory.base.storeBytes(of: 7, toByteOffset: object.offsetBytes.rawValue + page * basePageSize, as: UInt8.self) }
+        try engine.setPurgeable(object.id, true)
+        try engine.unpin(object.id)
+        #expect(engine.shrink(.bytes(ByteCount(8 * basePageSize))).purgedPages == 8)
+        #expect(gate.counts == SimulatedPowerGate.Counts())
+    }
+
+    // MARK: sysfs, on a fixture tree
+
+    private func fixture(_ directory: ScratchDirectory, status: String, partition: Bool = false) throws {
+        let power = directory.file(partition ? "dev/block/disk/device/power" : "dev/block/8:0/device/power")
+        try Files.makeDirectories(power)
+        if partition { try Files.makeDirectories(directory.file("dev/block/disk/8:1")) }
+        for (name, text) in [("control", "auto\n"), ("runtime_status", status + "\n"), ("autosuspend_delay_ms", "1500\n")] {
+            try Files.replaceContents(of: power + "/" + name, with: Array(text.utf8))
+        }
+    }
+
+    private func text(_ path: String) throws -> String { String(decoding: try Files.contents(of: path), as: UTF8.self) }
+
+    @Test func aDeviceIsHeldAwakeAndLetGo() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "active")
+        guard let gate = SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path) else { return #expect(Bool(false), "no gate") }
+        #expect(gate.isAwake && gate.autosuspendDelayMilliseconds == 1500)
+        let control = directory.file("dev/block/8:0/device/power/control")
+        #expect(gate.hold())
+        #expect(gate.hold())
+        #expect(try text(control).hasPrefix("on"))
+        gate.release()
+        #expect(try text(control).hasPrefix("on"), "still held once")
+        gate.release()
+        #expect(try text(control).hasPrefix("auto"))
+    }
+
+    @Test func aSleepingDeviceIsWaitedForAndOneThatDoesNotWakeIsRefused() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "suspended")
+        let power = directory.file("dev/block/8:0/device/power")
+        guard let gate = SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path) else { return #expect(Bool(false), "no gate") }
+        try withDedicatedThreads { threads in
+            // The kernel's part: "on" resumes the device.
+            threads.start("kernel") {
+                while (try? Files.contents(of: power + "/control"))?.first != UInt8(ascii: "o") {}
+                try? Files.replaceContents(of: power + "/runtime_status", with: Array("active\n".utf8))
+            }
+            #expect(!gate.isAwake)
+            #expect(gate.hold())
+            gate.release()
+        }
+        try Files.replaceContents(of: power + "/runtime_status", with: Array("error\n".utf8))
+        guard let broken = SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path, wakeTimeoutMilliseconds: 20) else {
+            return #expect(Bool(false), "no gate")
+        }
+        #expect(!broken.hold())
+        #expect(try text(power + "/control").hasPrefix("auto"), "what could not be woken is let go")
+    }
+
+    @Test func devicesWithoutPowerManagementHaveNoGate() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "unsupported")
+        #expect(SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path) == nil)
+        #expect(SysfsPowerGate(major: 9, minor: 0, sysfs: directory.path) == nil)
+    }
+}
+
+/// A device whose sleep is a flag.
+private final class SimulatedPowerGate: PowerGate {
+    struct Counts: Equatable {
+        var holds = 0
+        var releases = 0
+        var wakesLater = 0
+    }
+
+    private let state = Monitor((isAwake: false, counts: Counts()))
+
+    var isAwake: Bool { state.withLock { $0.isAwake } }
+    var counts: Counts { state.withLock { $0.counts } }
+    func sleep() { state.withLock { $0.isAwake = false } }
+
+    func hold() -> Bool {
+        state.withLock { state in
+            state.isAwake = true
+            state.counts.holds += 1
+            return true
+        }
+    }
+
+    func release() { state.withLock { $0.counts.releases += 1 } }
+
+    func wakeLater() {
+        state.withLock { state in
+            state.isAwake = true
+            state.counts.wakesLater += 1
+        }
+    }
+}
+
+/// A directory behind a gate.
+private final class GatedBackup: Backup {
+    private let directory: BackupDirectory
+    let power: (any PowerGate)?
+
+    init(_ directory: BackupDirectory, _ power: any PowerGate) {
+        self.directory = directory
+        self.power = power
+    }
+
+    func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError) {
+        try directory.create(id, sizeBytes: sizeBytes, hints: hints)
+    }
+    func open(_ id: ObjectID) throws(EngineError) -> BackupFile { try directory.open(id) }
+    func remove(_ id: ObjectID) throws(EngineError) { try directory.remove(id) }
+    func nextID() throws(EngineError) -> ObjectID { try directory.nextID() }
+    func status() -> BackupStatus { directory.status() }
+    var availableBytes: UInt64 { directory.availableBytes }
+    var isMemory: Bool { directory.isMemory }
+    func objects() throws(EngineError) -> [ObjectID] { try directory.objects() }
+}
