@@ -80,12 +80,20 @@ import Testing
     }
 
     @Test func aKillWhileTheBudgetIsWrittenDownSpendsNoMore() throws {
-        let seed = testSeed("kill in the budget")
-        let first = try ScratchDirectory()
-        let second = try ScratchDirectory()
-        let directories = [first.path, second.path]
-        let (ending, answers) = try Self.run(
-            seed: seed, directories, environment: ["SHRINKD_KILL_POINT=budgetStored:2", "PACKED_CRASH_BUDGET=\(8 << 20)"])
+        var seed = testSeed("kill in the budget")
+        var (first, second) = (try ScratchDirectory(), try ScratchDirectory())
+        var directories = [first.path, second.path]
+        func run() throws -> (ending: ChildProcess.Ending, answers: [UInt8]) {
+            try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=budgetStored:2", "PACKED_CRASH_BUDGET=\(8 << 20)"])
+        }
+        var (ending, answers) = try run()
+        // About one workload in several writes too little to note the budget twice; then the next is taken.
+        for _ in 0..<8 where ending == .exited(0) {
+            seed &+= 1
+            (first, second) = (try ScratchDirectory(), try ScratchDirectory())
+            directories = [first.path, second.path]
+            (ending, answers) = try run()
+        }
         #expect(ending == .signalled(9))
         let lines = try Self.check(seed, directories, answers, wasKilled: true)
         #expect(lines.isEmpty, "seed \(seed): \(lines.prefix(5))")
