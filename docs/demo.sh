@@ -9,6 +9,12 @@
 #   SHRINKD_DEMO_STORE   a directory for the store; it must be on a disk (else one in /var/tmp or .build)
 #   SHRINKD_PROGRAMS     where the built programs are (.build/release)
 set -euo pipefail
+# Names of files are the caller's; everything else is the checkout's.
+files=()
+for file in "$@"; do
+    [ -f "$file" ] && [ -s "$file" ] && [ -r "$file" ] || { echo "demo: $file is no readable file with content" >&2; exit 66; }
+    files+=("$(realpath "$file")")
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 programs=${SHRINKD_PROGRAMS:-.build/release}
@@ -70,7 +76,6 @@ done
 [ -n "$store" ] || fail "no directory on a disk with $((wanted_bytes >> 19)) MiB free; name one with SHRINKD_DEMO_STORE"
 
 # ---------------------------------------------------------------- the files
-files=("$@")
 if [ ${#files[@]} = 0 ]; then
     toolchain=$(dirname "$(dirname "$(readlink -f "$(command -v swift || echo /usr/bin/env)")")")
     total=0

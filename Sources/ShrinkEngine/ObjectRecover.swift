@@ -172,6 +172,14 @@ extension ReservedObject {
         }
     }
 
+    /// The first page of a run whose word promises what the backup has not.
+    private func firstLost(_ run: Range<Int>, _ file: BackupFile) -> Int {
+        run.first { page in
+            guard table.isBackedUp(page), let next = try? file.nextData(from: page * basePageSize) else { return table.isBackedUp(page) }
+            return next != page * basePageSize
+        } ?? run.lowerBound
+    }
+
     private func damaged(_ page: Int, _ error: Errno) -> EngineError {
         error == .noData
             ? EngineError(
@@ -209,7 +217,7 @@ extension ReservedObject {
                     guard try open.read(into: staged, at: page * basePageSize) == staged.count else { throw Errno.ioError }
                     try requirePresence(run, open, staging)
                 } catch {
-                    throw damaged(page, error)
+                    throw damaged(error == .noData ? firstLost(run, open) : page, error)
                 }
             } else {
                 do throws(Errno) {

@@ -18,6 +18,8 @@ final class ReclaimWalk: Sendable {
         var objectsCutShort = 0
         /// What was freed when the pass began.
         var freedBefore = 0
+        /// The failure told is of an object of which part went out.
+        var failureCutShort = false
         /// Nothing more in this pass: too much failed.
         var isPassOver = false
         /// Pools whose backup was full in this pass; others may have room.
@@ -254,7 +256,11 @@ final class ReclaimWalk: Sendable {
             case .backupFull: progress.full.formUnion(samePools)
             default: break
             }
-            progress.result.failure = progress.result.failure ?? failure
+            // The object that went out in part is the one to tell of; the next ones only met the same wall.
+            if progress.result.failure == nil || (outcome.freedPages > 0 && !progress.failureCutShort) {
+                progress.result.failure = failure
+                progress.failureCutShort = outcome.freedPages > 0
+            }
             progress.failuresInARow += 1
             if progress.failuresInARow >= Self.failuresThatEnd { progress.isPassOver = true }
         }

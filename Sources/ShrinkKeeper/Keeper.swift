@@ -42,8 +42,15 @@ public final class Keeper {
         self.plan = plan
         supervision = Supervision(ownsFileServer: plan.backupfs != nil, limits: plan.limits)
         for store in plan.storeDirectories {
-            do { try Files.makeDirectories(store) } catch {
-                throw KeeperFailure(.unusablePath, "store \(store) cannot be made: \(error); give another --store")
+            do throws(Errno) {
+                if plan.makesParentsOfStores {
+                    try Files.makeDirectories(store)
+                } else {
+                    do throws(Errno) { try Files.makeDirectory(store) } catch { if error != .fileExists { throw error } }
+                }
+            } catch {
+                throw KeeperFailure(
+                    .unusablePath, "store \(store) cannot be made: \(error); make the directory it lies in, or give another --store")
             }
         }
         do throws(Errno) {

@@ -29,6 +29,10 @@ public struct KeeperPlan: Sendable {
     /// Stands for the runtime directory in a command's arguments.
     public static let runtimeDirectoryArgument = "{runtime-dir}"
 
+    /// Stores that a person named lie where somebody put them: only the last part of such a path is made. A parent that is missing is a typo
+    /// or a disk that is not mounted.
+    public var makesParentsOfStores = false
+
     public init(runtimeDirectory: String, storeDirectories: [String], backupfs: Command?, engine: Command) {
         self.runtimeDirectory = runtimeDirectory
         self.storeDirectories = storeDirectories
@@ -47,6 +51,7 @@ public struct KeeperPlan: Sendable {
                 "--backup uses a directory that is there, --store and what belongs to it are for a file server of our own: give one of them"
             )
         }
+        let isDefaultStore = stores.isEmpty
         let stores =
             if backup != nil { [String]() } else if !stores.isEmpty { stores } else if let runtimeDirectory {
                 [runtimeDirectory + "/store"]
@@ -63,6 +68,7 @@ public struct KeeperPlan: Sendable {
             engine: Command(
                 programs + "/shrinkd",
                 ["engine", "--runtime-dir", Self.runtimeDirectoryArgument, "--backup", backup ?? Self.mountPointArgument]))
+        makesParentsOfStores = isDefaultStore
     }
 }
 

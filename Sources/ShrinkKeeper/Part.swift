@@ -27,9 +27,9 @@ public enum PartEnding: Sendable, Equatable, CustomStringConvertible {
         }
     }
 
-    /// Starting again cannot help: usage, permission and configuration errors (sysexits.h 64, 77, 78).
+    /// Starting again cannot help: usage, a store that is damaged, missing or not writable, permission, configuration (sysexits.h).
     var isPermanent: Bool {
-        if case .ended(.exited(let code)) = self { return [64, 77, 78].contains(code) }
+        if case .ended(.exited(let code)) = self { return [64, 65, 66, 73, 77, 78].contains(code) }
         return false
     }
 }

@@ -18,6 +18,7 @@ final class RealPages: @unchecked Sendable {
         var filled = 0
         if let file {
             source = file
+            guard (try? Files.status(of: file)) != nil else { throw BenchError("\(file) is not there; name a file with --data") }
             while filled < size {
                 let n = try Self.append(file, to: memory, at: filled, limit: size)
                 guard n > 0 else { throw BenchError("\(file) has no bytes; give a file with content") }

@@ -49,12 +49,14 @@ final class Scratch {
 final class BackupServer {
     let mount: String
     private let process: ChildProcess
+    /// Open as long as the server lives: its last words go there.
+    private let notify: OwnedDescriptor
     private var isRunning = true
     var processID: Int32 { process.processID }
 
     init(mount: String, store: String, notifyPath: String, _ arguments: [String]) throws {
         self.mount = mount
-        let notify = try UnixSocket.listen(notifyPath, .datagram)
+        notify = try UnixSocket.listen(notifyPath, .datagram)
         let program = try ThisProcess.executablePath().split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 } + "/backupfs"
         let process = try ChildProcess(
             program, [mount, "--store", store] + arguments,

@@ -1,4 +1,5 @@
 import FoundationEssentials
+import Glibc
 import ShrinkLinux
 import SystemPackage
 
@@ -11,7 +12,16 @@ enum Console {
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         encoder.keyEncodingStrategy = .convertToSnakeCase
         guard let data = try? encoder.encode(document) else { fatalError("a document of this program cannot be encoded") }
-        print(String(decoding: data, as: UTF8.self))
+        say(String(decoding: data, as: UTF8.self))
+    }
+
+    /// A result. One that nobody gets is a failure, and not a silent one: the program ends with 74.
+    static func say(_ text: String) {
+        let bytes = Array((text + "\n").utf8)
+        do throws(Errno) { try bytes.withBytes { (buffer) throws(Errno) in try Streams.write(1, buffer) } } catch {
+            complain("cannot write to standard output: \(error)")
+            Glibc.exit(74)
+        }
     }
 
     static func toStandardError(_ text: String) {

@@ -52,7 +52,7 @@ struct FaultListCommand: ParsableCommand {
     static func show(_ client: ShrinkdClient, _ global: GlobalOptions) throws {
         let faults = try perform { () throws(ShrinkdError) in try client.call(Methods.listFaults, NoParameters()).faults }
         if global.json { return Console.printJSON(FaultListDocument(faults)) }
-        if faults.isEmpty { return print("no faults are set") }
+        if faults.isEmpty { return Console.say("no faults are set") }
         var table = Table([
             ("OPERATION", .left), ("EFFECT", .left), ("WHEN", .left), ("OBJECT", .right), ("CALLS", .right), ("HITS", .right),
         ])
@@ -64,7 +64,7 @@ struct FaultListCommand: ParsableCommand {
                 fault.operation, effect, when, fault.objectId.map { "\($0)" } ?? "all", "\(fault.seenCalls)", "\(fault.hits)",
             ])
         }
-        print(table.text)
+        Console.say(table.text)
     }
 }
 
@@ -77,7 +77,7 @@ struct FaultClearCommand: ParsableCommand {
         let client = try global.connect()
         _ = try perform { () throws(ShrinkdError) in try client.call(Methods.clearFaults, NoParameters()) }
         if global.json { return Console.printJSON(FaultListDocument([])) }
-        print("no faults are set")
+        Console.say("no faults are set")
     }
 }
 

@@ -54,7 +54,7 @@ struct ObjectCreateCommand: ParsableCommand {
         _ = try perform { () throws(ShrinkdError) in try client.call(Methods.unpin, address) }
         let made = try perform { () throws(ShrinkdError) in try client.call(Methods.getObject, address).bufferObject }
         if global.json { return Console.printJSON(ObjectDocument(made)) }
-        print(
+        Console.say(
             "object \(made.objectId) (\(made.objectName)) of \(made.sizeBytes) bytes, \(Size.readable(made.roundedBytes)) of pool \(made.poolName)"
         )
     }
@@ -95,7 +95,7 @@ struct ObjectListCommand: ParsableCommand {
                 "\(object.pages.empty)",
             ])
         }
-        print(table.text)
+        Console.say(table.text)
     }
 }
 
@@ -111,12 +111,13 @@ struct ObjectShowCommand: ParsableCommand {
             try client.call(Methods.getObject, ObjectAddress(objectId: id)).bufferObject
         }
         if global.json { return Console.printJSON(ObjectDocument(object)) }
-        print("object \(object.objectId): \(object.objectName)")
-        print("pool: \(object.poolName) (\(object.poolId)), owner uid \(object.ownerUid)")
-        print("size: \(object.sizeBytes) bytes, \(object.roundedBytes) in whole pages, at byte \(object.offsetBytes) of the pool's memory")
-        print("priority: \(object.priority), pins: \(object.pinCount)")
+        Console.say("object \(object.objectId): \(object.objectName)")
+        Console.say("pool: \(object.poolName) (\(object.poolId)), owner uid \(object.ownerUid)")
+        Console.say(
+            "size: \(object.sizeBytes) bytes, \(object.roundedBytes) in whole pages, at byte \(object.offsetBytes) of the pool's memory")
+        Console.say("priority: \(object.priority), pins: \(object.pinCount)")
         let pages = object.pages
-        print("pages: \(pages.resident) resident, \(pages.zero) zero, \(pages.backedUp) backed up, \(pages.empty) empty")
+        Console.say("pages: \(pages.resident) resident, \(pages.zero) zero, \(pages.backedUp) backed up, \(pages.empty) empty")
     }
 }
 
@@ -131,6 +132,6 @@ struct ObjectDestroyCommand: ParsableCommand {
         let client = try global.connect()
         _ = try perform { () throws(ShrinkdError) in try client.call(Methods.destroyObject, ObjectAddress(objectId: id)) }
         if global.json { return Console.printJSON(DestroyedDocument(destroyed: "object", id: id)) }
-        print("object \(id) destroyed")
+        Console.say("object \(id) destroyed")
     }
 }

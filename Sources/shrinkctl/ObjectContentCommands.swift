@@ -28,14 +28,14 @@ struct ObjectReadCommand: ParsableCommand {
         }
         guard let output else { return try copy(object, to: 1, "standard output", client) }
         let file: OwnedDescriptor
-        do throws(Errno) { file = try Files.open(output, [.writeOnly, .create, .truncate], mode: 0o600) } catch {
+        do throws(Errno) { file = try Files.open(output, [.writeOnly, .create], mode: 0o600) } catch {
             throw CommandFailure.output(output, error)
         }
         try copy(object, to: file.number, output, client)
         if global.json {
             Console.printJSON(TransferDocument(id: id, bytes: object.sizeBytes, file: output))
         } else {
-            print("\(object.sizeBytes) bytes of object \(id) written to \(output)")
+            Console.say("\(object.sizeBytes) bytes of object \(id) written to \(output)")
         }
     }
 
@@ -46,6 +46,8 @@ struct ObjectReadCommand: ParsableCommand {
         while done < object.sizeBytes {
             let length = min(ReadObjectParameters.lengthLimit, object.sizeBytes - done)
             let bytes = try perform { () throws(ShrinkdError) in try client.read(id, at: done, length: length) }
+            // What the file had stays until the first bytes of the new content are here.
+            if done == 0, fd != 1 { try? Files.truncate(fd, to: 0) }
             if bytes.isEmpty { throw CommandFailure("object \(id) ended at byte \(done); it was made anew meanwhile", name: "failed") }
             do throws(Errno) { try bytes.withBytes { (buffer) throws(Errno) in try Streams.write(fd, buffer) } } catch {
                 throw .transfer("writing to \(name)", error)
@@ -74,6 +76,6 @@ struct ObjectWriteCommand: ParsableCommand {
         let bytes = try source.copy(into: pinned, isNew: false, client)
         _ = try perform { () throws(ShrinkdError) in try client.call(Methods.unpin, address) }
         if global.json { return Console.printJSON(TransferDocument(id: id, bytes: bytes, file: from)) }
-        print("\(bytes) bytes of \(from) written to object \(id)")
+        Console.say("\(bytes) bytes of \(from) written to object \(id)")
     }
 }

@@ -36,8 +36,8 @@ struct PagesCommand: ParsableCommand {
         if global.json { return Console.printJSON(PagesDocument(object, runs, map.totals)) }
         let style: PageMap.Style =
             Streams.isTerminal(1) && (ThisProcess.environment("NO_COLOR") ?? "").isEmpty ? .colour : .letters
-        print("object \(object.objectId): \(object.objectName), \(pageCount) pages")
-        print(map.text(style))
+        Console.say("object \(object.objectId): \(object.objectName), \(pageCount) pages")
+        Console.say(map.text(style))
     }
 }
 

@@ -21,7 +21,7 @@ struct PoolCreateCommand: ParsableCommand {
             try client.call(Methods.createPool, CreatePoolParameters(poolName: name, sizeBytes: size.bytes)).pool
         }
         if global.json { return Console.printJSON(PoolDocument(pool)) }
-        print("pool \(pool.poolName) (\(pool.poolId)) of \(Size.readable(pool.sizeBytes))")
+        Console.say("pool \(pool.poolName) (\(pool.poolId)) of \(Size.readable(pool.sizeBytes))")
     }
 }
 
@@ -51,7 +51,7 @@ struct PoolListCommand: ParsableCommand {
                 "\(pool.pages.backedUp)", "\(pool.pages.empty)",
             ])
         }
-        print(table.text)
+        Console.say(table.text)
     }
 }
 
@@ -75,6 +75,6 @@ struct PoolDestroyCommand: ParsableCommand {
         let opened = try perform { () throws(ShrinkdError) in try client.call(Methods.openPool, pool.address).pool }
         _ = try perform { () throws(ShrinkdError) in try client.call(Methods.destroyPool, PoolAddress(id: opened.poolId)) }
         if global.json { return Console.printJSON(DestroyedDocument(destroyed: "pool", id: opened.poolId)) }
-        print("pool \(opened.poolName) (\(opened.poolId)) destroyed")
+        Console.say("pool \(opened.poolName) (\(opened.poolId)) destroyed")
     }
 }

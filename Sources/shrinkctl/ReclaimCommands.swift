@@ -43,7 +43,7 @@ struct ShrinkCommand: ParsableCommand {
             throw error
         }
         progress.clear()
-        if global.json { Console.printJSON(ShrinkDocument(last)) } else { print(Self.table(last)) }
+        if global.json { Console.printJSON(ShrinkDocument(last)) } else { Console.say(Self.table(last)) }
         if let failure = last.failure {
             throw partly("shrunk in part: \(failure.message)", failure)
         }
@@ -106,7 +106,7 @@ struct RecoverCommand: ParsableCommand {
             throw error
         }
         progress.clear()
-        if global.json { Console.printJSON(RecoverDocument(last)) } else { print(Self.table(last)) }
+        if global.json { Console.printJSON(RecoverDocument(last)) } else { Console.say(Self.table(last)) }
         if let failure = last.failure { throw partly("recovered in part, \(last.failedPages) pages failed: \(failure.message)", failure) }
         if last.failedPages > 0 { throw partly("\(last.failedPages) pages could not be recovered; see the daemon's log", nil) }
     }

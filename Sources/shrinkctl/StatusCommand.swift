@@ -11,7 +11,7 @@ struct StatusCommand: ParsableCommand {
         let client = try global.connect()
         let status = try perform { () throws(ShrinkdError) in try client.call(Methods.status, NoParameters()) }
         if global.json { return Console.printJSON(StatusDocument(status)) }
-        print("shrinkd \(status.version): \(status.pools) pools, \(status.objects) objects")
+        Console.say("shrinkd \(status.version): \(status.pools) pools, \(status.objects) objects")
         var pages = Table([("PAGES", .left), ("COUNT", .right), ("BYTES", .right)])
         for (name, count) in [
             ("resident", status.pages.resident), ("zero", status.pages.zero), ("backed up", status.pages.backedUp),
@@ -19,15 +19,15 @@ struct StatusCommand: ParsableCommand {
         ] {
             pages.add([name, "\(count)", Size.readable(count * 4096)])
         }
-        print(pages.text)
-        print("backup: \(status.backup.mount)")
-        print("  stored: \(status.backup.bytesStored.map(Size.readable) ?? "not told")")
-        print("  available: \(status.backup.bytesAvailable.map(Size.readable) ?? "without limit")")
-        print("  orphans: \(status.backup.orphans)")
-        if status.strayPages > 0 { print("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
-        if status.damagedPages > 0 { print("damaged pages: \(status.damagedPages) (see the daemon's log)") }
+        Console.say(pages.text)
+        Console.say("backup: \(status.backup.mount)")
+        Console.say("  stored: \(status.backup.bytesStored.map(Size.readable) ?? "not told")")
+        Console.say("  available: \(status.backup.bytesAvailable.map(Size.readable) ?? "without limit")")
+        Console.say("  orphans: \(status.backup.orphans)")
+        if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
+        if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
         for (name, feature) in status.features.sorted(by: { $0.key < $1.key }) {
-            print("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")
+            Console.say("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")
         }
     }
 }
