@@ -34,13 +34,16 @@ final class Reactor: Sendable {
     }
 
     let limits: VarlinkLimits
+    /// Told of every connection that the server ended, on the socket thread.
+    let onDrop: @Sendable (PeerCredentials, VarlinkDropReason) -> Void
     let wakeup: Wakeup
     let epoll: Epoll
     private let inbox = Mutex<[Command]>([])
     private let counted = Mutex(VarlinkCounters())
 
-    init(limits: VarlinkLimits) throws(Errno) {
+    init(limits: VarlinkLimits, onDrop: @escaping @Sendable (PeerCredentials, VarlinkDropReason) -> Void) throws(Errno) {
         self.limits = limits
+        self.onDrop = onDrop
         wakeup = try Wakeup()
         epoll = try Epoll()
     }

@@ -16,13 +16,16 @@ public final class VarlinkServer: Sendable {
         var descriptor: OwnedDescriptor?
     }
 
+    /// `onDrop` hears of every connection that the server ended, with the reason: Varlink answers what is no message by closing, so this is the
+    /// only word about it. It is called on the socket thread and must not block.
+    ///
     /// `listener` is bound and listening (`VarlinkSocket.bind`, or inherited). The server makes it non-blocking and closes it in the end.
     public init(
         listener: consuming OwnedDescriptor, vendor: VarlinkVendor, interfaces: [any VarlinkInterface],
-        limits: VarlinkLimits = VarlinkLimits()
+        limits: VarlinkLimits = VarlinkLimits(), onDrop: @escaping @Sendable (PeerCredentials, VarlinkDropReason) -> Void = { _, _ in }
     ) throws(Errno) {
         try UnixSocket.setNonBlocking(listener.number)
-        reactor = try Reactor(limits: limits)
+        reactor = try Reactor(limits: limits, onDrop: onDrop)
         directory = Directory(vendor: vendor, interfaces: interfaces)
         self.listener = Mutex(Slot(descriptor: consume listener))
     }

@@ -199,6 +199,7 @@ final class SocketLoop {
 
     private func drop(_ channel: Channel, _ reason: VarlinkDropReason) {
         reactor.count { $0.dropped[reason, default: 0] += 1 }
+        reactor.onDrop(channel.connection.peer, reason)
         close(channel)
     }
 

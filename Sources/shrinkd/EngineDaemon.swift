@@ -52,7 +52,7 @@ final class EngineDaemon {
             listener: listener,
             vendor: VarlinkVendor(
                 vendor: "shrinkd", product: "shrinkd", version: productVersion, url: "file:///usr/share/doc/shrinkd/README.md"),
-            interfaces: [control])
+            interfaces: [control], onDrop: DropLog(log).note)
     }
 
     /// Serves until a signal, then ends in order.
@@ -194,5 +194,51 @@ private final class ProgressReporter: @unchecked Sendable {
         let text = "recovering pool \(pool.rawValue): \(progress.recoveredPages) pages are back"
         log.info("Progress.", metadata: ["pool": "\(pool.rawValue)", "pages": "\(progress.recoveredPages)"])
         try? notifier.extendTimeout(seconds: 30, status: text)
+    }
+}
+
+/// Connections that the server ended, in the log: at most one line a minute for each user, with what it keeps quiet about.
+private final class DropLog: Sendable {
+    private struct User {
+        var last: MonotonicTime
+        var quiet = 0
+    }
+    private static let pauseNanoseconds: UInt64 = 60_000_000_000
+    /// Users remembered at a time.
+    private static let userLimit = 1024
+
+    private let log: Logger
+    private let users = Monitor<[UInt32: User]>([:])
+
+    init(_ log: Logger) { self.log = log }
+
+    func note(_ peer: PeerCredentials, _ reason: VarlinkDropReason) {
+        let now = MonotonicTime.now()
+        let quiet = users.withLock { users -> Int? in
+            if let user = users[peer.userID], now.nanoseconds(since: user.last) < Self.pauseNanoseconds {
+                users[peer.userID]?.quiet += 1
+                return nil
+            }
+            if users.count >= Self.userLimit { users = [:] }
+            return users.updateValue(User(last: now), forKey: peer.userID)?.quiet ?? 0
+        }
+        guard let quiet else { return }
+        log.notice(
+            "A client's connection was closed: \(Self.text(reason)).",
+            metadata: ["uid": "\(peer.userID)", "pid": "\(peer.processID)", "not_told_since": "\(quiet)"])
+    }
+
+    private static func text(_ reason: VarlinkDropReason) -> String {
+        switch reason {
+        case .malformedMessage: "what it sent is no Varlink call (docs/control-protocol.md)"
+        case .messageTooLarge: "its message is larger than 256 KiB"
+        case .descriptorViolation: "it sent descriptors where none belong"
+        case .halfMessageTimeout: "it left a message half-sent"
+        case .slowReader: "it does not read its replies"
+        case .tooManyConnections: "there are too many connections"
+        case .tooManyConnectionsOfOneUser: "this user has too many connections"
+        case .unsendableReply: "a reply could not be sent"
+        case .upgradeUnsupported: "it asked for another protocol, which there is not"
+        }
     }
 }

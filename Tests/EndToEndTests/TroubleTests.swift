@@ -135,6 +135,7 @@ import Testing
             _ = try Array(text.utf8).withBytes { (bytes) throws(Errno) in try UnixSocket.send(socket.number, bytes) }
         }
         #expect(try control("status").status == 0)
+        try daemon.waitFor("a word about the nonsense") { daemon.said.contains("no Varlink call") }
         // A client that dies with a pin: the pin goes with it.
         pool.client.close()
         try daemon.waitFor("the pin of a client that left to go") {
