@@ -73,7 +73,8 @@ import Testing
             let start = MonotonicTime.now()
             let number = data.number
             let held = try DedicatedThread("held") { try? Files.sync(number) }
-            while try server.statistic("faults.hits") != "1" {}
+            while try server.statistic("faults.hits") != "1", MonotonicTime.now().nanoseconds(since: start) < 5_000_000_000 {}
+            #expect(try server.statistic("faults.hits") == "1", "it was held")
             #expect(try server.names("objects") == ["1"])
             try server.setAttribute(name, "", of: "")
             held.join()

@@ -149,7 +149,8 @@ import Testing
             }
             #expect(throws: Errno.notPermitted) { try server.setAttribute("user.shrinkd.stored_bytes", "1", of: object) }
             #expect(throws: Errno.notSupported) { try server.setAttribute("user.other", "1", of: object) }
-            #expect(throws: Errno.notSupported) { try server.setAttribute("user.shrinkd.faults", "1", of: "") }
+            #expect(throws: Errno.notPermitted) { try server.setAttribute("user.shrinkd.faults", "1", of: "") }
+            #expect(throws: Errno.notSupported) { try server.setAttribute("user.shrinkd.faults", "1", of: "objects") }
             #expect(throws: Errno.notSupported) { try server.setAttribute("user.shrinkd.name", "1", of: "objects/1/content") }
         }
     }

@@ -159,7 +159,8 @@ import Testing
             try rules.take("op=sync delay_ms=10000")
             start = .now()
             let thread = try DedicatedThread("held") { try? object.sync() }
-            while rules.listed.first?.hits != 1 { usleep1ms() }
+            while rules.listed.first?.hits != 1, MonotonicTime.now().nanoseconds(since: start) < 5_000_000_000 { pause() }
+            #expect(rules.listed.first?.hits == 1, "it was held")
             try rules.take("")
             thread.join()
             #expect(MonotonicTime.now().nanoseconds(since: start) < 9_000_000_000)
@@ -167,5 +168,5 @@ import Testing
     }
 
     /// A pause between two looks at a condition.
-    private func usleep1ms() { _ = Monitor(()).wait(deadline: .now().advanced(milliseconds: 1)) { _ in Void?.none } }
+    private func pause() { _ = Monitor(()).wait(deadline: .now().advanced(milliseconds: 1)) { _ in Void?.none } }
 }

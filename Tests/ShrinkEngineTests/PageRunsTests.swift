@@ -57,7 +57,6 @@ import Testing
         #expect(try counts(out) == fixture.engine.object(object.id).pages)
         #expect(try runs(fixture.engine, object.id) == out, "looking changes nothing")
         // A client that writes a zero page again has it resident, whatever the hint says.
-        try fixture.engine.pin(object.id)
         fixture.bytes(object, 9)[5] = 1
         #expect(try runs(fixture.engine, object.id).contains(PageRun(first: 9, count: 1, state: .resident)))
     }
