@@ -26,7 +26,7 @@ final class Zram {
             // devtmpfs makes the node; the first free device may need a moment to show up only where udev does.
             guard (try? Files.status(of: node)) != nil else { throw BenchError("\(node) is not there") }
             try run("/sbin/mkswap", [node])
-            try run("/sbin/swapon", ["-p", "32000", node])
+            try run("/sbin/swapon", ["-p", "32767", node])
             isSwap = true
         } catch {
             remove()
