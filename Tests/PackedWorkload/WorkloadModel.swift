@@ -5,6 +5,12 @@ import ShrinkLinux
 public struct WorkloadModel: Sendable {
     public struct Object: Sendable {
         public var sizes: Set<Int> = [0]
+
+        /// A write that a kill or a full store cut short is done up to a whole page, as write(2) may be.
+        func isAllowed(size: Int) -> Bool {
+            guard !sizes.contains(size), sizes.count > 1, let low = sizes.min(), let high = sizes.max() else { return sizes.contains(size) }
+            return size > low && size < high && size % basePageSize == 0
+        }
         /// Contents a page may have; nil is a hole. A page that isn't listed is a hole.
         public var pages: [Int: Set<[UInt8]?>] = [:]
 

@@ -16,7 +16,7 @@ extension WorkloadModel {
                 continue
             }
             let size = stored.attributes.sizeBytes
-            if !object.sizes.contains(size) { lines.append("object \(id) has \(size) bytes, allowed are \(object.sizes.sorted())") }
+            if !object.isAllowed(size: size) { lines.append("object \(id) has \(size) bytes, allowed are \(object.sizes.sorted())") }
             for index in 0..<(size + basePageSize - 1) / basePageSize {
                 do throws(Errno) {
                     let isThere = try stored.nextData(from: index * basePageSize).map { $0 / basePageSize == index } ?? false
