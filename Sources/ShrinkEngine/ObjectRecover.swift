@@ -21,7 +21,7 @@ extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
     /// Recovered pages wait up to this many to be dropped together: the price of half the calls is that much more memory in the store.
-    private static let dropPages = 2 * EngineLimits.runPages
+    private static let dropPages = 4 * EngineLimits.runPages
 
     /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken.
     func recover(

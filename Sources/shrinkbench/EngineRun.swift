@@ -8,7 +8,7 @@ final class EngineRun {
     private let pool: PoolID
     private let memory: MappedMemory
     private let data: RealPages
-    private var objects: [(offset: Int, source: Int, count: Int)] = []
+    private var objects: [(id: ObjectID, offset: Int, source: Int, count: Int)] = []
 
     struct Figures {
         var shrinkNanoseconds: UInt64
@@ -33,7 +33,7 @@ final class EngineRun {
             let place = object.offsetBytes.rawValue
             UnsafeMutableRawBufferPointer(rebasing: memory.bytes[place..<place + count]).copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: data.bytes[source..<source + count]))
-            objects.append((place, source, count))
+            objects.append((object.id, place, source, count))
             try engine.unpin(object.id)
             source += count
         }
@@ -44,10 +44,16 @@ final class EngineRun {
         let shrink = engine.shrink(.all)
         afterShrink(shrink)
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
-        guard try engine.pool(pool).allocatedBytes == .zero else { throw BenchError("the pool kept pages after shrinking everything") }
+        let left = try engine.pool(pool)
+        guard left.allocatedBytes == .zero else {
+            throw BenchError("the pool kept \(left.allocatedBytes) after shrinking everything (\(left.pages); \(shrink.skippedObjects) objects skipped)")
+        }
         let recover = engine.recover(.all)
         if let failure = recover.failure { throw BenchError("recovering failed: \(failure)") }
         for object in objects {
+            // Pinned, as a client must: reading a hole through a mapping makes it a page.
+            try engine.pin(object.id)
+            defer { try? engine.unpin(object.id) }
             guard memcmpEqual(memory.base + object.offset, data.bytes.baseAddress! + object.source, object.count) else {
                 throw BenchError("content differs after recovering")
             }
