@@ -46,7 +46,8 @@ final class EngineRun {
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
         let left = try engine.pool(pool)
         guard left.allocatedBytes == .zero else {
-            throw BenchError("the pool kept \(left.allocatedBytes) after shrinking everything (\(left.pages); \(shrink.skippedObjects) objects skipped)")
+            throw BenchError(
+                "the pool kept \(left.allocatedBytes) after shrinking everything (\(left.pages); \(shrink.skippedObjects) objects skipped)")
         }
         let recover = engine.recover(.all)
         if let failure = recover.failure { throw BenchError("recovering failed: \(failure)") }
