@@ -52,6 +52,17 @@ struct UsedIDs: ~Copyable {
         line.load(fromByteOffset: bit / 8, as: UInt8.self) >> UInt8(bit % 8) & 1 == 1
     }
 
+    /// A line whose sum is wrong counts as used whole.
+    func contains(_ id: UInt32) throws(Errno) -> Bool {
+        let offset = Int(id) / Self.idsPerLine * Self.lineBytes
+        var bytes = [UInt8](repeating: 0, count: Self.lineBytes)
+        let got = try bytes.withMutableBytes { line throws(Errno) in try Files.read(file.number, into: line, at: offset) }
+        return bytes.withUnsafeBytes { line -> Bool in
+            guard let base = line.baseAddress, got == Self.lineBytes, !isZero(base, Self.lineBytes) else { return false }
+            return !Self.isWhole(base) || Self.isSet(base, Int(id) % Self.idsPerLine)
+        }
+    }
+
     /// Marks an id as used; false if it was already.
     mutating func use(_ id: UInt32) throws(Errno) -> Bool {
         let offset = Int(id) / Self.idsPerLine * Self.lineBytes

@@ -126,11 +126,17 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
         let result: Result<PackedObject, Errno> = objectTable.withLock { table in
             do throws(Errno) {
                 if !isOurs {
-                    guard !table.contains(id.rawValue), try table.used.use(id.rawValue) else { return .failure(.fileExists) }
+                    guard !table.contains(id.rawValue), try !table.used.contains(id.rawValue) else { return .failure(.fileExists) }
                     isOurs = true
                 }
-                KillPoint.idMarked.pass()
+                // The object first, then the mark: a server killed between the two finds the object and marks its id (opening does), while an id
+                // marked without its object could never be given to the caller who asks again.
                 let object = try make(id)
+                do throws(Errno) { _ = try table.used.use(id.rawValue) } catch {
+                    try? Files.remove(id.description, at: objectsDirectory.number)
+                    throw error
+                }
+                KillPoint.idMarked.pass()
                 table.ids.insert(id.rawValue, at: table.position(id.rawValue))
                 keep(object, &table)
                 return .success(object)
