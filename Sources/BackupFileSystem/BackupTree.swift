@@ -54,8 +54,8 @@ final class BackupTree: Sendable {
     let snapshots: SnapshotTable
     let errors: ErrorLog
     let passthrough: Passthrough
-    /// Tells a node from one of the same number in another life of the store (FUSE's `generation`).
-    let generation: UInt64
+    /// Tells a node from one of the same number in another life of the store or of the object (FUSE's `generation`).
+    let incarnations: Incarnations
     let started = FileTime.now()
     let version: String
     /// False if the operator wants every byte to go through the server.
@@ -70,7 +70,7 @@ final class BackupTree: Sendable {
         version = options.version
         allowsPassthrough = options.allowsPassthrough
         self.passthrough = passthrough
-        generation = saved.generation
+        incarnations = Incarnations(in: saved)
         snapshots = SnapshotTable(firstHandle: saved.firstHandle)
         errors = ErrorLog(logger)
     }
@@ -163,7 +163,7 @@ final class BackupTree: Sendable {
     func entry(for node: Node) throws(Errno) -> fuse_entry_param {
         var entry = fuse_entry_param()
         entry.ino = node.number
-        entry.generation = generation
+        entry.generation = incarnations.generation(of: node)
         entry.attr = try status(of: node)
         entry.attr_timeout = Self.attributesValidSeconds(node)
         entry.entry_timeout = Self.nameValidSeconds(node)
