@@ -73,15 +73,15 @@ extension BackupTree {
         case .content(let id):
             _ = try object(id)
             return handle(id, Handle.direct)
-        case .stats: return try snapshots.open(Array(statsText().utf8))
-        case .info(let id): return try snapshots.open(try infoText(try object(id)))
+        case .stats: return try snapshots.open(node.number, Array(statsText().utf8))
+        case .info(let id): return try snapshots.open(node.number, try infoText(try object(id)))
         case .page(let id, let index):
             var page = [UInt8](repeating: 0, count: basePageSize)
             let object = try self.object(id)
             guard try page.withMutableBytes({ (bytes) throws(Errno) in try object.snapshot(of: index, into: bytes) }) != nil else {
                 throw .noSuchFileOrDirectory
             }
-            return try snapshots.open(page)
+            return try snapshots.open(node.number, page)
         case .root, .objects, .object, .pages: throw .isDirectory
         case .data: preconditionFailure("data is opened by openData")
         }
