@@ -39,7 +39,7 @@ import Testing
                 try engine.unpin(object.id)
                 guard engine.shrink(.object(object.id)).failure == nil else { throw Errno.ioError }
             }
-            try group.limit(limit)
+            do { try group.limit(limit) } catch { throw told(error, "limiting the group") }
             // All at once does not fit: others go out again, and in the end nobody was killed.
             var pinned: [ObjectID] = []
             var refusals = 0
@@ -48,7 +48,7 @@ import Testing
                     try engine.pin(id)
                     pinned.append(id)
                 } catch {
-                    guard (error as? EngineError)?.code == .outOfMemory else { throw error }
+                    guard (error as? EngineError)?.code == .outOfMemory else { throw told(error) }
                     refusals += 1
                 }
             }
@@ -59,7 +59,7 @@ import Testing
             // Unpinned ones give way: now any of them comes back.
             for id in pinned { try engine.unpin(id) }
             for id in ids {
-                try engine.pin(id)
+                do { try engine.pin(id) } catch { throw told(error, "pinning \(id) again") }
                 let object = try engine.object(id)
                 for page in 0..<object.pageCount {
                     let at = memory.base + object.offsetBytes.rawValue + page * basePageSize
@@ -72,4 +72,10 @@ import Testing
         // A child that was killed leaves its group; an empty one can be removed.
         MemoryGroup.removeEmpty()
     }
+}
+
+/// The child's error, printed where it is thrown: of an exit test only the status is reported.
+private func told(_ error: any Error, _ doing: String = "pinning") -> any Error {
+    print("\(doing): \(error)")
+    return error
 }
