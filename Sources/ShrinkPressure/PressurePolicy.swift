@@ -65,7 +65,8 @@ public struct PressurePolicy: Sendable {
         if decision.action == .reclaim, decision.outcome?.failure == nil, retryTime == nil { return 0 }
         if shortScope != nil { return 50 }
         let room = reading.headrooms.map { $0.availableBytes - settings.low.bytes(of: $0.totalBytes) }.min() ?? .max
-        return UInt64(min(max(10, room / (4 << 20)), 1000))
+        // The limits of a cgroup may be lowered at any moment.
+        return UInt64(min(max(10, room / (4 << 20)), reading.isInGroup ? 200 : 1000))
     }
 
     // MARK: Wishes
@@ -86,9 +87,9 @@ public struct PressurePolicy: Sendable {
         let (low, high) = (low(room), high(room))
         let gap = high - room.availableBytes
         let isUrgent = room.availableBytes < low / 2
-        // From a quarter of the gap at the low watermark to all of it halfway to nothing.
+        // From half of the gap at the low watermark to all of it halfway to nothing; near the high one in quarters of the way between them.
         let depth = low == 0 ? 1 : min(1, max(0, Double(low - room.availableBytes) / (Double(low) / 2)))
-        var bytes = max(PressureSettings.leastStep, Int(Double(gap) * (0.25 + 0.75 * depth)))
+        var bytes = max(PressureSettings.leastStep, (high - low) / 4, Int(Double(gap) * (0.5 + 0.5 * depth)))
         if !isUrgent { bytes = min(bytes, largestStep(reading)) }
         let isBelowLow = room.availableBytes < low
         return Wish(

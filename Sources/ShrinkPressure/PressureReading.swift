@@ -16,6 +16,8 @@ public struct Headroom: Sendable, Equatable {
 public struct PressureReading: Sendable, Equatable {
     /// The machine first, then the tightest cgroup if there is one.
     public var headrooms: [Headroom] = []
+    /// This process is in a memory cgroup, limited or not.
+    public var isInGroup = false
     /// Percent of the last 10 s in which some task waited for memory; nil without PSI.
     public var memoryStallPercent: Double?
     /// The same of this process's own cgroup.

@@ -160,6 +160,7 @@ final class PressureSensors {
             reading.headrooms.append(
                 Headroom(totalBytes: limit.limitBytes, availableBytes: limit.availableBytes, scope: "cgroup \(limit.directory)"))
         }
+        reading.isInGroup = places.cgroup != nil
         reading.memoryStallPercent = StallFigures.read(places.stalls + "/memory")?.some10
         reading.ioStallPercent = StallFigures.read(places.stalls + "/io")?.some10
         reading.groupStallPercent = places.cgroup?.pressurePath.flatMap { StallFigures.read($0) }?.some10

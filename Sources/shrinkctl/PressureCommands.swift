@@ -16,15 +16,24 @@ struct WatchCommand: ParsableCommand {
         let client = try global.connect()
         var left = count ?? .max
         try perform { () throws(ShrinkdError) in
-            try client.series(Methods.watchPressure, NoParameters()) { reply, _ in
-                if global.json {
-                    Console.printJSONLine(DecisionDocument(reply.decision))
-                } else {
-                    Console.say(PressureText.line(reply.decision))
-                }
-                left -= 1
-                return left > 0 ? .proceed : .stop
+            do throws(ShrinkdError) {
+                try follow(client, &left)
+            } catch {
+                // Leaving a series early is an error to the client, and what was wanted here.
+                if left > 0 { throw error }
             }
+        }
+    }
+
+    private func follow(_ client: ShrinkdClient, _ left: inout Int) throws(ShrinkdError) {
+        try client.series(Methods.watchPressure, NoParameters()) { reply, _ in
+            if global.json {
+                Console.printJSONLine(DecisionDocument(reply.decision))
+            } else {
+                Console.say(PressureText.line(reply.decision))
+            }
+            left -= 1
+            return left > 0 ? .proceed : .stop
         }
     }
 }

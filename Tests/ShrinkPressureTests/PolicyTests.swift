@@ -51,8 +51,8 @@ private func freed(_ bytes: Int) -> PressureOutcome {
             var policy = PressurePolicy(settings)
             return policy.decide(reading(available: available, resident: resident), time(0)).goalBytes / mebibyte
         }
-        // A quarter of the gap just below the low watermark, nearly all of it halfway down.
-        #expect((25...30).contains(goal(99)))
+        // Half of the gap just below the low watermark, nearly all of it halfway down.
+        #expect((50...53).contains(goal(99)))
         #expect(goal(80) > goal(99) && goal(60) > goal(80))
         #expect((140...150).contains(goal(50)))
         // 20 % of the pools at most, while memory is not nearly out …

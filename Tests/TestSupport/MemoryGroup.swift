@@ -6,6 +6,9 @@ public struct MemoryGroup: Sendable {
     public let path: String
     private static let root = "/sys/fs/cgroup/memory"
 
+    /// One that somebody else made.
+    public init(path: String) { self.path = path }
+
     /// `name` tells groups of one process apart.
     public static func make(_ name: String = "") throws -> MemoryGroup {
         let group = MemoryGroup(path: "\(root)/shrinkd-test.\(ThisProcess.processID)\(name)")
