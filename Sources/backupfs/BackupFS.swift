@@ -13,6 +13,6 @@ struct BackupFS: ParsableCommand {
             error; 75 the connection was aborted; 78 the configuration has a mistake.
             """,
         version: productVersion,
-        subcommands: [Serve.self, Check.self],
+        subcommands: [Serve.self, Check.self, Attach.self],
         defaultSubcommand: Serve.self)
 }

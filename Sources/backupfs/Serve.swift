@@ -42,6 +42,11 @@ struct Serve: ParsableCommand {
         if let device = descriptors.take(KeptDescriptor.fuseDevice) {
             inherited = InheritedMount(device: device, state: descriptors.take(NotifyingStarter.stateName))
         }
+        if inherited == nil, let device = descriptors.take(NotifyingStarter.attachedName) {
+            let state = descriptors.take(NotifyingStarter.stateName)
+            let isFresh = state == nil
+            inherited = InheritedMount(device: device, state: state, isFresh: isFresh)
+        }
         throw ExitCode(serve(inherited, logger))
     }
 
