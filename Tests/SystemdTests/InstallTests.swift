@@ -34,7 +34,8 @@ import Testing
             id=$(as_user shrinkctl object create pool object --size 4M --from /tmp/content --json | tr -d ' ' | sed -n 's/^"id":\\([0-9]*\\),*$/\\1/p')
             as_user shrinkctl shrink --all >/dev/null
             echo pages-seen-outside $(as_user timeout 20 ls /run/shrinkd/backup/objects/$id/pages | wc -l)
-            systemctl status shrinkd | grep -o 'Status: "1 pools, 1 objects; .* out; pressure: [a-z-]*"'
+            # Told every few seconds.
+            until systemctl status shrinkd | grep -o 'Status: "1 pools, 1 objects; .* out; pressure: [a-z-]*"'; do sleep 0.2; done
             systemctl kill -s KILL backupfs
             as_user shrinkctl recover --all >/dev/null
             as_user shrinkctl object read "$id" | head -c 4000000 | cmp - /tmp/content && echo content-is-whole

@@ -43,7 +43,8 @@ import Testing
         let path = stage.root + "/usr/lib/systemd/system/shrinkd.service"
         let text = String(decoding: try Files.contents(of: path), as: UTF8.self)
         try Files.replaceContents(of: path, with: Array(text.replacing("Type=notify", with: "Tpye=notify").utf8))
-        let run = try CommandRun("/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + stage.root, "shrinkd.service"], seconds: 60)
+        let run = try CommandRun(
+            "/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + stage.root, "shrinkd.service"], seconds: 60)
         #expect(run.said.contains("'Tpye'"), "\(run.said)")
     }
 
