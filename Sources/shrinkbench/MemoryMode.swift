@@ -65,7 +65,8 @@ struct MemoryMode: ParsableCommand {
         let store = try scratch.memoryDirectory("store", sizeBytes: bytes + (256 << 20))
         let server = try scratch.serve(store: store)
         try meter.enter(server.processID)
-        let engine = try Engine(backup: try BackupDirectory(path: server.mount), logger: Logger(label: "shrinkbench") { _ in SwiftLogNoOpLogHandler() })
+        let engine = try Engine(
+            backup: try BackupDirectory(path: server.mount), logger: Logger(label: "shrinkbench") { _ in SwiftLogNoOpLogHandler() })
         let pool = try engine.createPool(name: "memory", owner: ThisProcess.userID, size: ByteCount(bytes)).id
         let file = try engine.poolDescriptor(pool)
         let memory = try MappedMemory(sharing: file.number, count: bytes)
