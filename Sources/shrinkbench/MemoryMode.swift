@@ -8,7 +8,8 @@ import SystemPackage
 /// The extra memory of a shrink: a cgroup holds engine, backupfs, pool and store; its peak while shrinking, over the start.
 struct MemoryMode: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "memory", abstract: "Measure the peak memory of pool, store and both processes while shrinking, over the start.",
+        commandName: "memory",
+        abstract: "Measure the peak memory of pool, store and both processes while shrinking and recovering, over the start.",
         discussion:
             "Needs root and a writable memory cgroup (v1) or cgroup2 with the memory controller; without one, MemAvailable is sampled.")
 
@@ -23,6 +24,9 @@ struct MemoryMode: ParsableCommand {
             /// The median of the runs.
             var peakOverStartBytes: Int
             var runs: [Int]
+            /// The same while everything is recovered.
+            var recoverPeakOverStartBytes: Int
+            var recoverRuns: [Int]
         }
         var measuredBy: String
         /// Peaks that differ by no more can't be told apart.
@@ -41,24 +45,35 @@ struct MemoryMode: ParsableCommand {
         guard (1...99).contains(runs) else { throw ValidationError("give from 1 to 99 runs") }
         let meter = try MemoryMeter()
         defer { meter.end() }
-        var peaks = [[Int]](repeating: [], count: sizes.count)
+        var peaks = [[Peaks]](repeating: [], count: sizes.count)
         for _ in 0..<runs {
-            for (index, size) in sizes.enumerated() { peaks[index].append(try peakOverStart(size << 20, meter)) }
+            for (index, size) in sizes.enumerated() { peaks[index].append(try peaksOverStart(size << 20, meter)) }
         }
         let entries = zip(sizes, peaks).map { size, peaks in
-            Report.Entry(dataBytes: size << 20, peakOverStartBytes: Int(median(peaks.map { Double($0) })), runs: peaks)
+            Report.Entry(
+                dataBytes: size << 20, peakOverStartBytes: Int(median(peaks.map { Double($0.shrink) })), runs: peaks.map(\.shrink),
+                recoverPeakOverStartBytes: Int(median(peaks.map { Double($0.recover) })), recoverRuns: peaks.map(\.recover))
         }
         let report = Report(measuredBy: meter.name, resolutionBytes: meter.resolutionBytes, entries: entries)
         if json { return try printJSON(report) }
         func mebibytes(_ bytes: Int) -> Double { rounded(Double(bytes) / 1_048_576) }
         print("peak memory over the start, by \(report.measuredBy), in steps of \(mebibytes(report.resolutionBytes)) MiB")
+        func line(_ doing: String, _ size: Int, _ median: Int, _ runs: [Int]) {
+            let all = runs.map { "\(mebibytes($0))" }.joined(separator: ", ")
+            print("  \(doing) \(size >> 20) MiB: median \(mebibytes(median)) MiB (\(all))")
+        }
         for entry in report.entries {
-            let all = entry.runs.map { "\(mebibytes($0))" }.joined(separator: ", ")
-            print("  shrinking \(entry.dataBytes >> 20) MiB: median \(mebibytes(entry.peakOverStartBytes)) MiB (\(all))")
+            line("shrinking", entry.dataBytes, entry.peakOverStartBytes, entry.runs)
+            line("recovering", entry.dataBytes, entry.recoverPeakOverStartBytes, entry.recoverRuns)
         }
     }
 
-    private func peakOverStart(_ bytes: Int, _ meter: MemoryMeter) throws -> Int {
+    private struct Peaks {
+        var shrink: Int
+        var recover: Int
+    }
+
+    private func peaksOverStart(_ bytes: Int, _ meter: MemoryMeter) throws -> Peaks {
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
         // Pages that nothing elides or compresses: the store then grows by what the pool loses, page for page.
@@ -85,8 +100,12 @@ struct MemoryMode: ParsableCommand {
         let result = engine.shrink(.all)
         let peak = try meter.peak()
         if let failure = result.failure { throw BenchError("shrinking failed: \(failure)") }
+        let recoverStart = try meter.begin()
+        let recovered = engine.recover(.all)
+        let recoverPeak = try meter.peak()
+        if let failure = recovered.failure { throw BenchError("recovering failed: \(failure)") }
         try engine.destroyPool(pool)
-        return max(0, peak - start)
+        return Peaks(shrink: max(0, peak - start), recover: max(0, recoverPeak - recoverStart))
     }
 }
 
