@@ -19,6 +19,11 @@ public struct Notifier: Sendable {
     /// Start-up is done: requests will be served.
     public func ready(status: String? = nil) throws(Errno) { try send(["READY=1"] + Self.statusLine(status)) }
 
+    /// The configuration is being read again; `ready` says that it is done (Type=notify-reload).
+    public func reloading() throws(Errno) {
+        try send(["RELOADING=1", "MONOTONIC_USEC=\(MonotonicTime.now().nanoseconds / 1000)"])
+    }
+
     /// Shutdown has begun.
     public func stopping(status: String? = nil) throws(Errno) { try send(["STOPPING=1"] + Self.statusLine(status)) }
 

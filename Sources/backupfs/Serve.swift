@@ -46,12 +46,18 @@ struct Serve: ParsableCommand {
     }
 
     private func serve(_ inherited: consuming InheritedMount?, _ logger: Logger) -> ExitStatus {
+        let store: StoreFlags
+        let takesFaults: Bool
+        do throws(ConfigurationError) { (store, takesFaults) = try self.store.configured(allowFaults: allowFaults) } catch {
+            logger.error("\(error)")
+            return .configuration
+        }
         var served: ServedStore
         do throws(StoreError) { served = try store.open(logger) } catch {
             logger.error("\(error)")
             return ExitStatus(error.code)
         }
-        if allowFaults {
+        if takesFaults {
             served.allowFaults()
             logger.warning("Faults may be set on the store, and there is no passthrough: --allow-faults was given.")
         }
