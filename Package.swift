@@ -54,7 +54,7 @@ let package = Package(
         room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
-        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("ShrinkControl", ["ServiceSupport", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system, logging]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
         // Programs: they only wire.

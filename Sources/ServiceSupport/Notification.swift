@@ -43,6 +43,8 @@ public struct Notifier: Sendable {
     /// Takes descriptors of that name out of the starter's store.
     public func removeStored(name: String) throws(Errno) { try send(["FDSTOREREMOVE=1", "FDNAME=\(name)"]) }
 
+    func sendBarrier(_ descriptor: CInt) throws(Errno) { try send(["BARRIER=1"], [descriptor]) }
+
     private static func statusLine(_ text: String?) -> [String] {
         guard let text else { return [] }
         return ["STATUS=" + text.replacing("\n", with: " ")]
