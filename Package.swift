@@ -94,8 +94,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
-                system,
+                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", "backupfs", "shrinkctl",
+                "shrinkd", system,
             ]),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
         // A workload for the packed store: done by a program that is killed, and by one that measures.
