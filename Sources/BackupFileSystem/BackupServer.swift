@@ -27,6 +27,8 @@ public protocol Starter: Sendable {
     func forgetMount()
     func ready()
     func stopping()
+    /// From now on `isAlive` tells whether requests are being served.
+    func watch(_ isAlive: @escaping @Sendable () -> Bool)
 }
 
 /// What a predecessor on the same mount left with the starter.
@@ -97,6 +99,7 @@ public enum BackupServer {
                 "passthrough": "\(session.tree.passthrough.verdict)",
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
+        starter.watch { session.isServing() }
         starter.ready()
         waitForEnd(session, signals)
         return end(session, place, starter, stopManner, logger)

@@ -80,6 +80,20 @@ final class BlockingWorkers: Sendable {
         }
     }
 
+    /// True if a thread of the lane did an empty job within the time: calls of that kind are answered.
+    func answers(_ lane: Lane, withinMilliseconds patience: UInt64) -> Bool {
+        let queue = queues[lane.rawValue]
+        let done = Monitor(false)
+        queue.withLock {
+            $0.jobs.append {
+                done.withLock { $0 = true }
+                done.notifyAll()
+            }
+        }
+        queue.notifyAll()
+        return done.wait(deadline: .now().advanced(milliseconds: patience)) { $0 ? true : nil } ?? false
+    }
+
     /// Ends the threads after what is queued. Blocks until then.
     func finish() {
         for queue in queues {

@@ -38,6 +38,11 @@ public final class ControlService: VarlinkInterface {
     /// Pools whose memory an open connection was given: their users still need what is in them.
     public var heldPools: [PoolID] { sessions.heldPools.sorted() }
 
+    /// True if calls that wait for nothing but memory are answered: those for the backup may well wait for its server, and that is no fault of this one.
+    public func isResponsive(withinMilliseconds patience: UInt64) -> Bool {
+        workers.answers(.bookkeeping, withinMilliseconds: patience)
+    }
+
     /// Ends the service's threads. Call it after the server's `run` has returned.
     public func finish() {
         grace?.finish()

@@ -39,6 +39,10 @@ struct NotifyingStarter: Starter {
 
     func stopping() { attempt("report the end") { () throws(Errno) in try notifier.stopping() } }
 
+    func watch(_ isAlive: @escaping @Sendable () -> Bool) {
+        attempt("watch over this server") { () throws(Errno) in try Watchdog.start(notifier) { _ in isAlive() } }
+    }
+
     private func attempt(_ what: String, _ body: () throws(Errno) -> Void) {
         do throws(Errno) { try body() } catch {
             logger.warning("Can't ask the starter to \(what).", metadata: ["error": "\(error)"])

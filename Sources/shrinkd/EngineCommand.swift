@@ -17,7 +17,8 @@ struct EngineCommand: ParsableCommand {
         usage: "shrinkd engine --runtime-dir <dir> --backup <dir>",
         discussion: """
             SIGTERM: pools that a connection still holds are recovered first, as far as memory allows; a second one skips that. \
-            Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage.
+            SIGUSR1: everything is left to the next engine, which whoever started this one starts at once. \
+            Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage, 75 ended for a restart.
             """,
         version: productVersion)
 
@@ -28,11 +29,13 @@ struct EngineCommand: ParsableCommand {
         ServiceLogHandler.bootstrap()
         let log = Logger(label: "engine")
         do {
-            try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, log: log).run()
+            switch try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, log: log).run() {
+            case .stopped: Glibc.exit(0)
+            case .parked: Glibc.exit(RestartRequest.exitStatus)
+            }
         } catch {
             log.error("\(error)")
             Glibc.exit(1)
         }
-        Glibc.exit(0)
     }
 }

@@ -61,8 +61,15 @@ final class EngineDaemon {
             interfaces: [control], onDrop: DropLog(log).note)
     }
 
+    /// How an engine that was told to has ended.
+    enum Ending {
+        case stopped
+        /// Everything is left to the next one.
+        case parked
+    }
+
     /// Serves until a signal, then ends in order.
-    func run() throws {
+    func run() throws -> Ending {
         let ended = Monitor<Result<Void, Errno>?>(nil)
         let wakeup = try Wakeup()
         let serving = Task.detached { [server] in
@@ -75,14 +82,15 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
+        try Watchdog.start(notifier) { [control] patience in control.isResponsive(withinMilliseconds: patience) }
         try notifier.ready(status: "serving")
         if try waitForEnd(epoll) == .park {
             park()
-            return
+            return .parked
         }
         if let result = ended.withLock({ $0 }) {
             try result.get()
-            return
+            return .stopped
         }
         tell { (notifier) throws(Errno) in try notifier.stopping(status: "bringing back what clients hold") }
         server.stopAccepting()
@@ -97,6 +105,7 @@ final class EngineDaemon {
         if let ownSocket { try? Files.remove(ownSocket) }
         _ = engine.removeAllBackups()
         try result.get()
+        return .stopped
     }
 
     private enum End { case stop, park }

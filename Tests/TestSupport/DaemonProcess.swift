@@ -18,12 +18,12 @@ public final class DaemonProcess {
     public var socket: String { runtimeDirectory + "/io.shrinkd" }
     private let scratch: ScratchDirectory
     private let log: OwnedDescriptor
-    private let keeper: ChildProcess
+    public let keeper: ChildProcess
     private let notify: NotifySocket
     private var isRunning = true
 
     /// Starts it and waits until both parts serve. Without `store` the store is on the machine's disk, beside the runtime directory.
-    public init(store: String? = nil, arguments: [String] = []) throws {
+    public init(store: String? = nil, arguments: [String] = [], environment: [String] = []) throws {
         scratch = try ScratchDirectory()
         runtimeDirectory = scratch.file("run")
         storeDirectory = store ?? scratch.file("store")
@@ -34,7 +34,7 @@ public final class DaemonProcess {
         let appending = try Files.open("/proc/self/fd/\(log.number)", [.writeOnly, .append])
         keeper = try ChildProcess(
             Machine.program("shrinkd"), ["--runtime-dir", runtimeDirectory, "--store", storeDirectory] + arguments,
-            environment: inheritance.environment, standardError: appending.number)
+            environment: inheritance.environment + environment, standardError: appending.number)
         do { try waitUntilReady() } catch {
             tearDown()
             throw error
