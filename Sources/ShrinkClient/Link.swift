@@ -18,8 +18,8 @@ final class Link: Sendable {
     private static let absenceMilliseconds: UInt64 = 2_000
     /// How long a new engine may take to answer, taking over and healing its pools.
     private static let returnMilliseconds: UInt64 = 120_000
-    /// How often one call is begun again: an engine that dies of it must not be asked for ever.
-    private static let attempts = 5
+    /// How often one call is begun again: an engine that dies of it must not be asked for ever. Far above what a keeper starts in a row.
+    private static let attempts = 32
 
     private struct State {
         var client: VarlinkClient
@@ -288,13 +288,18 @@ final class Link: Sendable {
         return list.pins.first { $0.objectId == id }?.count ?? 0
     }
 
+    /// A question that changes nothing, asked until an engine lives long enough to answer.
     private func ask<P, R>(_ method: WireMethod<P, R>, _ parameters: P) throws(ShrinkdError) -> ClientReply {
-        let (client, _) = try current()
-        do throws(VarlinkFailure) {
-            return try client.call(method.fullName, parameters, timeoutMilliseconds: timeoutMilliseconds)
-        } catch {
-            throw ShrinkdError(error)
+        for _ in 0..<Self.attempts {
+            let (client, generation) = try current()
+            do throws(VarlinkFailure) {
+                return try client.call(method.fullName, parameters, timeoutMilliseconds: timeoutMilliseconds)
+            } catch {
+                guard Self.isServersEnd(error) else { throw ShrinkdError(error) }
+                try connectAgain(after: generation)
+            }
         }
+        throw ShrinkdError(.disconnected, "shrinkd's engine died \(Self.attempts) times in a row; see its log")
     }
 
     private func decoded<R: Decodable>(_ reply: ClientReply, _ type: R.Type) throws(ShrinkdError) -> R {

@@ -169,7 +169,8 @@ public struct Supervision: Sendable {
             return take()
         }
         if ending.isRestart, records[part.rawValue].wasEverReady {
-            // Asked for, and no failure.
+            // Asked for, and no failure; whoever restarts it wants to forget what was before.
+            records[part.rawValue].failures = 0
             actions.append(.say(.info, "ended for a restart", part))
             self[part] = .waiting
             if part == .backupfs { start(.backupfs, now) } else { startEngineIfPossible(now) }

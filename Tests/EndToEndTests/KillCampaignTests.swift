@@ -149,8 +149,8 @@ private final class MountReader: Sendable {
                     }
                 } catch {
                     state.withLock { state in
-                        // A page that went home while we looked.
-                        if error == .noSuchFileOrDirectory { return state.looks.gone += 1 }
+                        // A page that went home while we looked, or a snapshot of a server that died (docs/backup-filesystem.md).
+                        if error == .noSuchFileOrDirectory || error == .staleNFSFileHandle { return state.looks.gone += 1 }
                         state.looks.wrong += 1
                         state.looks.firstWrong = "\(error)"
                     }

@@ -101,7 +101,9 @@ struct Survivor {
         items.append(Item(object: object, versions: [UInt64](repeating: 0, count: pages), pins: 1))
         let index = items.count - 1
         let bytes = try bytes(index)
-        guard let base = bytes.baseAddress, isZero(base, bytes.count / basePageSize * basePageSize) else { throw WrongPage(description: "object \(object.objectId) is new and not zeros") }
+        guard let base = bytes.baseAddress, isZero(base, bytes.count / basePageSize * basePageSize) else {
+            throw WrongPage(description: "object \(object.objectId) is new and not zeros")
+        }
         for page in 0..<pages { write(page, of: index, bytes) }
         try unpin(index)
     }
