@@ -1,5 +1,6 @@
 public import ShrinkEngine
 import ShrinkLinux
+public import ShrinkPressure
 import ShrinkProtocol
 public import SystemPackage
 public import Varlink
@@ -20,13 +21,17 @@ public final class ControlService: VarlinkInterface {
     let survival: Survival
     let workers: BlockingWorkers
     let watch: BackupWatch
+    /// Nil where nobody looks for pressure.
+    let pressure: PressureMonitor?
     private let grace: SessionGrace?
 
     /// `version` is what Status tells. `survival` has given the engine its pools already; pins that the last engine's clients had are held from now on.
     public init(
-        engine: Engine, version: String, survival: Survival, graceMilliseconds: UInt64 = ControlService.sessionGraceMilliseconds
+        engine: Engine, version: String, survival: Survival, pressure: PressureMonitor? = nil,
+        graceMilliseconds: UInt64 = ControlService.sessionGraceMilliseconds
     ) throws(Errno) {
         self.engine = engine
+        self.pressure = pressure
         self.version = version
         self.survival = survival
         sessions = Sessions(survival.state)
@@ -74,7 +79,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)
-            default: throw ControlError.varlink(.methodNotFound(call.method))
+            default:
+                if let reply = try await answerAboutPressure(call) { return reply }
+                throw ControlError.varlink(.methodNotFound(call.method))
             }
         } catch {
             throw error.reply

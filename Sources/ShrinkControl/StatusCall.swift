@@ -1,5 +1,6 @@
 import ServiceSupport
 import ShrinkEngine
+import ShrinkPressure
 import ShrinkProtocol
 import Varlink
 
@@ -7,12 +8,14 @@ extension ControlService {
     /// Answers also while the backup does not: that is when somebody asks.
     func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let (engine, version, survival, sessions, watch) = (engine, version, survival, sessions, watch)
+        let features = pressure?.status.features ?? []
         return VarlinkReply(
             try await perform(call, .looking, NoParameters.self) { (_, caller) throws(ControlError) in
                 let view = watch.look()
                 let status = engine.status(backup: view.status, orphans: view.orphans)
                 survival.note(engine.counters)
                 var reply = StatusReply(status, version: version)
+                for feature in features { reply.features[feature.name] = WireFeature(available: feature.lack == nil, reason: feature.lack) }
                 reply.backup.silentMilliseconds = view.silentMilliseconds
                 reply.survival = WireSurvival(survival, waitingSessions: sessions.waitingCount)
                 if !caller.isAdministrator {

@@ -41,8 +41,10 @@ struct StatusDocument: Encodable {
     var damagedPages: Int
     var features: [String: Feature]
     var survival: Nullable<Survival>
+    var pressure: Nullable<PressureDocument>
 
-    init(_ status: StatusReply) {
+    init(_ status: StatusReply, _ pressure: PressureReply?) {
+        self.pressure = Nullable(value: pressure.map { PressureDocument($0) })
         version = status.version
         pools = status.pools
         objects = status.objects

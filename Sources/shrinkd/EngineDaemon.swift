@@ -16,12 +16,18 @@ final class EngineDaemon {
     private let survival: Survival
     private let server: VarlinkServer
     private let notifier = Notifier()
+    private let pressure: PressureWiring
+    private let source: ConfigurationSource
+    private var configuration: Configuration
+    private var heartbeat: Heartbeat
     /// The socket's file, if it was made here; it goes with an orderly end.
     private let ownSocket: String?
 
     /// Everything that may fail before requests are served. Call it on the program's first thread before any other exists.
-    init(runtimeDirectory: String, backup: String, log: Logger) throws {
+    init(runtimeDirectory: String, backup: String, configuration source: ConfigurationSource, log: Logger) throws {
         self.log = log
+        self.source = source
+        configuration = try source.read()
         signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp, Signal.park])
         ThisProcess.ignoreBrokenPipes()
         try ThisProcess.raiseDescriptorLimit()
@@ -33,9 +39,11 @@ final class EngineDaemon {
                 metadata: ["error": "\(error)"])
         }
         let socket = inherited.take("varlink")
+        let pressureSocket = inherited.take("pressure")
         survival = try Survival(&inherited, logger: log)
         let directory = try BackupDirectory(path: backup)
-        engine = try Engine(backup: directory, configuration: EngineKillPoint.configuration(), logger: log)
+        engine = try Engine(
+            backup: directory, configuration: EngineKillPoint.armed(Engine.Configuration(configuration)), logger: log)
         for feature in directory.status().features where !feature.isAvailable {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
@@ -53,7 +61,9 @@ final class EngineDaemon {
             ownSocket = path
         }
         self.ownSocket = ownSocket
-        control = try ControlService(engine: engine, version: productVersion, survival: survival)
+        pressure = try PressureWiring(engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
+        heartbeat = Heartbeat(notifier, engine, pressure.monitor)
+        control = try ControlService(engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor)
         server = try VarlinkServer(
             listener: listener,
             vendor: VarlinkVendor(
@@ -82,8 +92,7 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
-        try Watchdog.start(notifier) { [control] patience in control.isResponsive(withinMilliseconds: patience) }
-        try notifier.ready(status: "serving")
+        try notifier.ready(status: heartbeat.text)
         if try waitForEnd(epoll) == .park {
             park()
             return .parked
@@ -93,6 +102,7 @@ final class EngineDaemon {
             return .stopped
         }
         tell { (notifier) throws(Errno) in try notifier.stopping(status: "bringing back what clients hold") }
+        pressure.stop()
         server.stopAccepting()
         // Whoever comes now is told at once that nobody listens, instead of waiting at a socket that the starter still holds.
         KeptListener.forget(survival.descriptors)
@@ -113,11 +123,17 @@ final class EngineDaemon {
     /// Returns on SIGTERM, SIGINT, on the signal to park, or when the server ended by itself.
     private func waitForEnd(_ epoll: Epoll) throws -> End {
         while true {
-            for event in try epoll.wait() {
+            let events = try epoll.wait(timeoutMilliseconds: heartbeat.milliseconds)
+            // Nothing to do but to tell that calls are answered, if they are.
+            if events.isEmpty, control.isResponsive(withinMilliseconds: UInt64(max(100, heartbeat.milliseconds))) { heartbeat.beat() }
+            for event in events {
                 if event.token == 1 { return .stop }
                 while let number = try signals.next() {
                     switch number {
-                    case Signal.hangUp: log.notice("SIGHUP: there is no configuration to read again.")
+                    case Signal.hangUp:
+                        tell { (notifier) throws(Errno) in try notifier.reloading() }
+                        configuration = pressure.reload(configuration, source)
+                        tell { (notifier) throws(Errno) in try notifier.ready(status: heartbeat.text) }
                     case Signal.park:
                         if survival.descriptors.isKept { return .park }
                         log.warning(
