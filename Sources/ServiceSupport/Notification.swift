@@ -35,6 +35,9 @@ public struct Notifier: Sendable {
         try send(["EXTEND_TIMEOUT_USEC=\(seconds * 1_000_000)"] + Self.statusLine(status), [], .mayBeMissed)
     }
 
+    /// As above, without a word why.
+    public func extendTimeout(microseconds: UInt64) throws(Errno) { try send(["EXTEND_TIMEOUT_USEC=\(microseconds)"], [], .mayBeMissed) }
+
     /// The work goes on (WatchdogSec=). Send it only when the threads that do the work made progress.
     public func watchdog() throws(Errno) { try send(["WATCHDOG=1"], [], .mayBeMissed) }
 
