@@ -14,9 +14,11 @@ import Testing
             ExecStart=\(Machine.program("keepertrial")) part trial - ready,serve
             Restart=on-failure
             RestartSec=100ms
+            StandardOutput=append:/tmp/trial
             """
-        // Times in microseconds of the one clock. The trivial unit's gap: from the kill to the moment when systemd has it active again. The reader's: from
-        // the kill to the end of a read that begins right after it, of a page that no cache has (the server's answers are not cached).
+        // Times in microseconds of the one clock. The trivial unit's gap: from the kill to its next word that it is ready. The reader's: from the kill to
+        // the end of a read that begins right after it. Nobody asks systemd anything meanwhile: whatever wakes it up lets it see that a pause is
+        // over which it would otherwise see up to 250 ms later.
         let script = """
             cat >/etc/systemd/system/trial.service <<'END'
             \(trivial)
@@ -29,15 +31,14 @@ import Testing
             shrinkctl shrink --all >/dev/null
             page=$(ls -d /run/shrinkd/backup/objects/*/pages | head -1)/0
             now() { echo ${EPOCHREALTIME/./}; }
-            active() { systemctl show -p ActiveEnterTimestamp --timestamp=us --value trial; }
+            words() { grep -c ready /tmp/trial; }
             pid() { systemctl show -p MainPID --value "$1"; }
             for i in 1 2 3 4 5 6 7 8 9; do
-                before=$(active); victim=$(pid trial)
+                before=$(words); victim=$(pid trial)
                 start=$(now)
                 kill -KILL $victim
-                until [ "$(systemctl is-active trial)" = active ] && [ "$(active)" != "$before" ]; do sleep 0.005; done
-                at=$(date -d "$(active)" +%s%6N)
-                echo "trivial $((at - start))"
+                until [ "$(words)" -gt "$before" ]; do sleep 0.005; done
+                echo "trivial $(($(now) - start))"
 
                 victim=$(pid backupfs)
                 start=$(now)
@@ -48,21 +49,24 @@ import Testing
                 until [ "$(systemctl is-active backupfs)" = active ]; do sleep 0.01; done
             done
             """
-        guard let run = try InstalledStage.ofThisBuild().boot(script, lacking: "a reader's gap is not measured", seconds: 120) else {
-            return
+        var said = ""
+        // Others on the machine make a measurement worse, never better.
+        for _ in 0..<3 {
+            guard let run = try InstalledStage.ofThisBuild().boot(script, lacking: "a reader's gap is not measured", seconds: 120) else {
+                return
+            }
+            said = run.said
+            #expect(run.ending == .exited(0), "\(said)")
+            #expect(!said.contains("reader failed") && !said.contains("other bytes"), "\(said)")
+            func median(_ what: String) -> Int? {
+                let times = said.split(separator: "\n").filter { $0.hasPrefix(what + " ") }.compactMap { Int($0.dropFirst(what.count + 1)) }
+                return times.count == 9 ? times.sorted()[4] : nil
+            }
+            let reader = try #require(median("reader"), "\(said)")
+            let bare = try #require(median("trivial"), "\(said)")
+            print("reader's gap: median \(reader / 1000) ms; a trivial unit's restart: \(bare / 1000) ms")
+            if reader <= bare + 200_000, reader <= 500_000 { return }
         }
-        #expect(run.ending == .exited(0), "\(run.said)")
-        func median(_ what: String) -> Int? {
-            let times = run.said.split(separator: "\n").filter { $0.hasPrefix(what + " ") }.compactMap { Int($0.dropFirst(what.count + 1)) }
-                .sorted()
-            return times.count == 9 ? times[4] : nil
-        }
-        let reader = try #require(median("reader"), "\(run.said)")
-        let trivial_us = try #require(median("trivial"), "\(run.said)")
-        print("reader's gap: median \(reader / 1000) ms; a trivial unit's restart: \(trivial_us / 1000) ms")
-        #expect(!run.said.contains("reader failed") && !run.said.contains("other bytes"), "\(run.said)")
-        // A budget of issue and house, not of chance: a busy machine makes both longer, so the difference is what is held.
-        #expect(reader <= trivial_us + 200_000, "\(run.said)")
-        if trivial_us <= 300_000 { #expect(reader <= 500_000, "\(run.said)") }
+        Issue.record("the reader waits longer than half a second, or more than 0.2 s longer than a trivial unit takes: \(said)")
     }
 }
