@@ -101,16 +101,20 @@ extension Engine {
         }
     }
 
-    /// From now on nothing new begins: making pools and objects fails with `shuttingDown`.
-    public func beginShutdown() { state.withLock { $0.isShuttingDown = true } }
+    /// From now on nothing new begins: making pools and objects fails with `shuttingDown`. What is recovered from now on no longer counts against the
+    /// configured limit, and no other object is shrunk for it: all of it is to be in memory in the end, as far as that goes.
+    public func beginShutdown() {
+        state.withLock { $0.isShuttingDown = true }
+        room.liftLimit()
+    }
 
-    /// A clean end: removes the backups of all objects. Their content is gone. Returns those that could not be removed.
-    public func removeAllBackups() -> [ObjectID] {
+    /// A clean end: removes the backups of all objects but some. Their content is gone. Returns those that could not be removed.
+    public func removeAllBackups(except kept: Set<ObjectID> = []) -> [ObjectID] {
         beginShutdown()
         let ids = state.withLock { state in
             state.objectIDs(in: nil).compactMap { id in state.objects.slot(of: id).map { (id, state.pool(of: $0).backup) } }
         }
-        return ids.filter { id, backup in
+        return ids.filter { !kept.contains($0.0) }.filter { id, backup in
             do throws(EngineError) {
                 try backup.remove(id)
                 return false

@@ -131,6 +131,8 @@ private final class RecoverWalk: Sendable {
     private let ids: [ObjectID]
     private let goalPages: Int
     private let cancellation: Cancellation?
+    /// The engine is ending: what is brought back stays.
+    private let isLast: Bool
     private let report: @Sendable (RecoverProgress) -> Continuation
     private let progress = Monitor(Progress())
 
@@ -140,6 +142,7 @@ private final class RecoverWalk: Sendable {
     ) {
         self.engine = engine
         self.ids = ids
+        isLast = engine.state.withLock { $0.isShuttingDown }
         self.goalPages = goalPages
         self.cancellation = cancellation
         self.report = report
@@ -159,7 +162,7 @@ private final class RecoverWalk: Sendable {
             }
             defer { engine.release(slot) }
             guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else { continue }
-            let outcome = engine.recoverReserved(slot, staging) { outcome in
+            let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
                 progress.withLock { progress in
                     let total = RecoverProgress(
                         recoveredPages: progress.result.recoveredPages + outcome.recoveredPages,
