@@ -68,16 +68,16 @@ public final class Engine: Sendable {
         }
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()
-            guard state.pools.count < EngineLimits.pools else {
-                throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
-            }
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
             defer { state.nextPool += 1 }
             return PoolID(rawValue: state.nextPool)
         }
-        // Made outside the lock; the name is checked once more when it goes in.
+        // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup)
         try state.withLock { state throws(EngineError) in
+            try state.checkRunning()
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
             state.pools[id] = pool
         }
@@ -183,9 +183,12 @@ extension Engine {
     func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
         let floor = highestID.withLock { $0 }
         let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
-        highestID.withLock { $0 = max($0, id.rawValue) }
+        noteUsed(id)
         return id
     }
+
+    /// Ids of one backup say nothing of another's: what is taken over counts too.
+    func noteUsed(_ id: ObjectID) { highestID.withLock { $0 = max($0, id.rawValue) } }
 }
 
 extension Pool {

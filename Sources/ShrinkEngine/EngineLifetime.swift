@@ -69,6 +69,7 @@ extension Engine {
         }
         let ready = max(0, pool.allocatedPages - resident)
         objects.sort { $0.id < $1.id }
+        if let last = objects.last { noteUsed(ObjectID(rawValue: last.id)) }
         try state.withLock { [objects] state throws(EngineError) in
             guard state.pools[id] == nil else { throw EngineError(.nameTaken, "\(id) is here already") }
             for object in objects where state.objects.slot(of: ObjectID(rawValue: object.id)) != nil {

@@ -100,6 +100,12 @@ struct EngineState: ~Copyable {
         if isShuttingDown { throw EngineError(.shuttingDown, "the daemon is stopping; try again when it is back") }
     }
 
+    func checkPoolLimit() throws(EngineError) {
+        guard pools.count < EngineLimits.pools else {
+            throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
+        }
+    }
+
     func checkFree(_ name: String, _ owner: UInt32) throws(EngineError) {
         if pools.values.contains(where: { $0.name == name && $0.owner == owner }) {
             throw EngineError(.nameTaken, "uid \(owner) has a pool named \(name) already; choose another name or destroy it")
