@@ -65,7 +65,7 @@ extension Engine {
             case .all: return (state.objectIDs(in: nil), .max)
             case .bytes(let bytes):
                 guard bytes.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to recover: give a positive number of bytes") }
-                return (state.objectIDs(in: nil), (bytes.rawValue + basePageSize - 1) / basePageSize)
+                return (state.objectIDs(in: nil), (bytes.rawValue - 1) / basePageSize + 1)
             }
         }
     }

@@ -24,7 +24,7 @@ extension Engine {
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
                 result = reclaim(
-                    pool: nil, goalPages: (goal.rawValue + basePageSize - 1) / basePageSize, .direct, cancellation, progress)
+                    pool: nil, goalPages: (goal.rawValue - 1) / basePageSize + 1, .direct, cancellation, progress)
                 result.goalBytes = goal
             }
         } catch {

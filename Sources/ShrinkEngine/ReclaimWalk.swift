@@ -39,6 +39,8 @@ final class ReclaimWalk: Sendable {
     private let cancellation: Cancellation?
     private let report: @Sendable (ShrinkProgress) -> Continuation
     private let progress = Monitor(Progress())
+    /// Held while the caller is told how far it is: one report at a time. Never taken inside another lock, since a report may ask the engine.
+    private let reporting = Monitor(())
 
     /// Steps of the cursor in one hold of the engine's lock.
     private static let stepsPerLock = 1024
@@ -223,13 +225,19 @@ final class ReclaimWalk: Sendable {
     func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
         let pass = progress.withLock { $0.pass }
         let outcome = engine.shrinkReserved(slot, goalPages: goalPages, writeback: pass == .writeback, staging) { id, outcome in
-            progress.withLock { progress in
-                if progress.isStopped { return false }
-                let total = ShrinkProgress(
-                    scannedPages: progress.result.scannedPages + outcome.scannedPages,
-                    freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
-                if report(total) == .stop || cancellation?.isCancelled == true { progress.isStopped = true }
-                return !progress.isStopped
+            reporting.withLock { _ in
+                let total = progress.withLock { progress -> ShrinkProgress? in
+                    if progress.isStopped { return nil }
+                    return ShrinkProgress(
+                        scannedPages: progress.result.scannedPages + outcome.scannedPages,
+                        freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                }
+                guard let total else { return false }
+                guard report(total) == .proceed, cancellation?.isCancelled != true else {
+                    progress.withLock { $0.isStopped = true }
+                    return false
+                }
+                return true
             }
         }
         // Whoever shares the backup finds it full too.
