@@ -20,10 +20,17 @@ public struct ReservedView: ~Copyable {
     /// False once somebody pinned it, or nothing of it is left in the pool (`ttm_bo_shrink_suitable`).
     public var isShrinkable: Bool { engine.state.withLock { $0.objects[slot].isShrinkable } }
 
-    /// Moves up to `pages` out, or purges them if the content is expendable (`ttm_bo_shrink`).
+    /// Moves up to `pages` out, or purges them if the content is expendable (`ttm_bo_shrink`). Wakes the backup's device if need be, as a
+    /// background caller may.
     public borrowing func shrink(pages: Int = .max) -> ShrinkResult {
         var result = ShrinkResult()
-        guard isShrinkable else { return result }
+        guard pages > 0, isShrinkable else { return result }
+        let power = PowerHolds(pools: [engine.state.withLock { $0.pool(of: slot) }], caller: .background)
+        defer { power.release() }
+        guard power.asleep.isEmpty else {
+            result.deferredObjects = 1
+            return result
+        }
         let outcome = engine.shrinkReserved(slot, goalPages: pages, staging) { _, _ in true }
         result.add(outcome)
         result.freedBytes = ByteCount(outcome.freedPages * basePageSize)
@@ -149,6 +156,7 @@ extension ShrinkResult {
         freedBytes = freedBytes + other.freedBytes
         storedBytes = storedBytes + other.storedBytes
         netFreedBytes = netFreedBytes + other.netFreedBytes
+        deferredObjects += other.deferredObjects
     }
 }
 

@@ -69,7 +69,7 @@ extension Engine {
         _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) -> ShrinkResult {
         let started = MonotonicTime.now()
-        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context.caller, cancellation, progress)
+        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context, cancellation, progress)
         walk.dropReadyBlocks()
         if walk.isOpen, walk.begin() {
             staging.withStaging { staging in
