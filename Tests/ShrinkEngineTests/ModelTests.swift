@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -87,7 +86,7 @@ import Testing
         }
     }
 
-    /// The machine of proof itself: a backup that now and then stores a wrong byte is found, and the history told is short.
+    /// The machine of proof itself: a backup that stores a wrong byte is found, and the history told is short.
     @Test func aBackupThatLiesIsFoundAndToldInFewSteps() throws {
         let seed = testSeed("liar")
         let history = ModelStep.history(3000, seed: seed, Self.kinds.filter { $0.0 != .die })
@@ -134,14 +133,13 @@ private final class LyingBackup: Backup {
 
     func open(_ id: ObjectID) throws(EngineError) -> BackupFile {
         let file = try honest.open(id)
-        // Every other opening spoils what is there.
-        if openings.add(1, ordering: .relaxed).newValue % 2 == 0, (try? file.nextData(from: 0)) == 0 {
+        // Every opening spoils a first page that is there: what a history finds does not hang on the steps that are left out of it.
+        if (try? file.nextData(from: 0)) == 0 {
             _ = [UInt8](repeating: 0x55, count: 16).withUnsafeBytes { file.write($0, at: 0) }
         }
         return file
     }
 
-    private let openings = Atomic(0)
     func remove(_ id: ObjectID) throws(EngineError) { try honest.remove(id) }
     func nextID() throws(EngineError) -> ObjectID { try honest.nextID() }
     func status() -> BackupStatus { honest.status() }
