@@ -16,7 +16,7 @@ extension Engine {
         do throws(EngineError) {
             let (ids, goal) = try recoverable(target)
             let walk = RecoverWalk(engine: self, ids: ids, goalPages: goal, cancellation, progress)
-            staging.withStaging { staging in team.run(staging) { walk.work($0) } }
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in team.run(staging) { walk.work($0) } }
             result = walk.result
         } catch {
             result.failure = error
@@ -31,7 +31,7 @@ extension Engine {
         let started = MonotonicTime.now()
         var result = RecoverResult()
         do throws(EngineError) {
-            try staging.withStaging { (staging) throws(EngineError) in
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in
                 let slot = try reserve(id, cancellation: cancellation)
                 defer { release(slot) }
                 let count = state.withLock { Int($0.objects[slot].pageCount) }

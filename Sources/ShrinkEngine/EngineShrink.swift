@@ -39,7 +39,7 @@ extension Engine {
         _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
         let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .requested, cancellation, progress)
-        try staging.withStaging { (staging) throws(EngineError) in
+        try staging.withStaging(cancellation) { (staging) throws(EngineError) in
             let slot = try reserve(id, cancellation: cancellation)
             guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
                 release(slot)

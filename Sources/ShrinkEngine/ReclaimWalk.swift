@@ -213,7 +213,7 @@ final class ReclaimWalk: Sendable {
         }
     }
 
-    private func stop(_ error: EngineError) {
+    func stop(_ error: EngineError) {
         progress.withLock { progress in
             progress.isStopped = true
             progress.result.failure = progress.result.failure ?? error

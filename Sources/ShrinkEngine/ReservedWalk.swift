@@ -74,35 +74,35 @@ extension Engine {
     private func walk<E: Error>(
         _ pool: PoolID?, ticket: UInt32, _ cancellation: Cancellation?, _ body: (borrowing ReservedView) throws(E) -> WalkStep
     ) throws(E) -> WalkEnd {
-        try staging.withStaging { (staging) throws(E) -> WalkEnd in
-            guard var cursor = state.withLock({ $0.lru.makeCursor() }) else { return .refused }
-            defer { state.withLock { $0.lru.end(cursor) } }
-            var waits = ticket
-            var busy = 0
-            while true {
-                if cancellation?.isCancelled == true { return .interrupted }
-                switch state.withLock({ $0.nextReserved(&cursor, pool, ticket: ticket) }) {
-                case .finished: return .finished(busy: busy)
-                case .busy(let id):
-                    guard waits != 0 else {
-                        busy += 1
+        guard let staging = self.staging.take(cancellation) else { return .interrupted }
+        defer { self.staging.giveBack(staging) }
+        guard var cursor = state.withLock({ $0.lru.makeCursor() }) else { return .refused }
+        defer { state.withLock { $0.lru.end(cursor) } }
+        var waits = ticket
+        var busy = 0
+        while true {
+            if cancellation?.isCancelled == true { return .interrupted }
+            switch state.withLock({ $0.nextReserved(&cursor, pool, ticket: ticket) }) {
+            case .finished: return .finished(busy: busy)
+            case .busy(let id):
+                guard waits != 0 else {
+                    busy += 1
+                    continue
+                }
+                waits = 0
+                switch reserve(id, cancellation.map { .interruptible($0) } ?? .wait, ticket: ticket) {
+                case .reserved(let slot):
+                    // Looked at again: while we waited it may have been pinned or moved out.
+                    guard state.withLock({ $0.objects[slot].isShrinkable }) else {
+                        release(slot)
                         continue
                     }
-                    waits = 0
-                    switch reserve(id, cancellation.map { .interruptible($0) } ?? .wait, ticket: ticket) {
-                    case .reserved(let slot):
-                        // Looked at again: while we waited it may have been pinned or moved out.
-                        guard state.withLock({ $0.objects[slot].isShrinkable }) else {
-                            release(slot)
-                            continue
-                        }
-                        if try visit(id, slot, staging, body) == .stop { return .stopped }
-                    case .interrupted: return .interrupted
-                    case .gone, .alreadyHeld: continue
-                    case .busy, .deadlock: busy += 1
-                    }
-                case .reserved(let id, let slot): if try visit(id, slot, staging, body) == .stop { return .stopped }
+                    if try visit(id, slot, staging, body) == .stop { return .stopped }
+                case .interrupted: return .interrupted
+                case .gone, .alreadyHeld: continue
+                case .busy, .deadlock: busy += 1
                 }
+            case .reserved(let id, let slot): if try visit(id, slot, staging, body) == .stop { return .stopped }
             }
         }
     }

@@ -71,8 +71,9 @@ extension Engine {
         let started = MonotonicTime.now()
         let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context, cancellation, progress)
         walk.dropReadyBlocks()
-        if walk.isOpen, walk.begin() {
-            staging.withStaging { staging in
+        if walk.isOpen, let staging = staging.take(cancellation) {
+            defer { self.staging.giveBack(staging) }
+            if walk.begin() {
                 for pass in ReclaimPass.allCases where pass.isAllowed(in: context) && walk.isOpen && walk.isWorthwhile(pass) {
                     repeat {
                         walk.begin(pass)
@@ -80,8 +81,10 @@ extension Engine {
                         if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
                     } while walk.isWorthRepeating
                 }
+                walk.end()
             }
-            walk.end()
+        } else if walk.isOpen {
+            walk.stop(EngineError(.interrupted, "stopped while waiting for other operations; ask again"))
         }
         refreshAvailableBackupBytes()
         var result = walk.result
