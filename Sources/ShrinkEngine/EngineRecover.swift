@@ -94,7 +94,7 @@ extension Engine {
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
-            state.pool(of: slot).backedUpPages -= outcome.recoveredPages
+            state.addBackedUp(-outcome.recoveredPages, to: state.pool(of: slot))
             var newlyDamaged = 0
             state.change(slot) { object in
                 object.backedUpPages -= UInt32(outcome.recoveredPages)

@@ -83,7 +83,7 @@ extension Engine {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
             let pool = state.pool(of: slot)
-            pool.backedUpPages += outcome.backedUpPages - outcome.droppedPages
+            state.addBackedUp(outcome.backedUpPages - outcome.droppedPages, to: pool)
             pool.zeroPages += outcome.zeroWordsDelta
             state.change(slot) { object in
                 object.backedUpPages = UInt32(Int(object.backedUpPages) + outcome.backedUpPages - outcome.droppedPages)

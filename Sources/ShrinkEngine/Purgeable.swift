@@ -49,7 +49,7 @@ extension Engine {
         reserved.table.clear()
         state.withLock { state in
             let pool = state.pool(of: slot)
-            pool.backedUpPages -= Int(object.backedUpPages)
+            state.addBackedUp(-Int(object.backedUpPages), to: pool)
             pool.zeroPages -= Int(object.zeroPages)
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
