@@ -54,7 +54,8 @@ let package = Package(
         room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
-        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("ShrinkPressure", ["ShrinkLinux", system]),
+        room("ShrinkControl", ["ShrinkEngine", "ShrinkPressure", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
         // Programs: they only wire.
@@ -62,8 +63,9 @@ let package = Package(
         program(
             "shrinkd",
             [
-                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
-                logging,
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkPressure", "ShrinkProtocol",
+                "Varlink",
+                system, logging,
                 arguments,
             ]),
         program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
@@ -80,6 +82,7 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
