@@ -45,8 +45,11 @@ extension Engine {
         } catch {
             throw EngineError(.system, "clearing the given-up content of \(reserved.id) failed", errno: error)
         }
+        try reserved.at(.afterClearFree, 0)
         if object.backedUpPages > 0 { try reserved.dropEverything() }
+        try reserved.at(.afterClearDrop, 0)
         reserved.table.clear()
+        try reserved.at(.afterClearWords, 0)
         state.withLock { state in
             let pool = state.pool(of: slot)
             state.addBackedUp(-Int(object.backedUpPages), to: pool)
