@@ -64,6 +64,8 @@ final class EngineModel {
     private var nextStamp: UInt64
     private var cancellation: Cancellation?
     private let shared: SharedModelFaults?
+    /// Steps that an armed fault has to strike in.
+    private var faultLeft = 0
     /// Steps until it dies at the latest, once that is decided.
     private var lifeLeft: Int?
     private var mustDie: Bool { lifeLeft != nil || shared != nil }
@@ -112,7 +114,7 @@ final class EngineModel {
 
     func run(_ step: ModelStep) throws {
         steps += 1
-        // A fault or a cancellation armed by the step before strikes in this one only; a death waits for its place for some steps.
+        // A cancellation armed by the step before strikes in this one only; a fault or a death waits for its place for some steps.
         let isArming = step.kind == .armFault || step.kind == .armCancel
         let cancellation = self.cancellation
         try perform(step, cancellation)
@@ -125,7 +127,8 @@ final class EngineModel {
             }
         } else if !isArming {
             self.cancellation = nil
-            faults?.disarm()
+            faultLeft -= 1
+            if faultLeft <= 0 { faults?.disarm() }
         }
         if checksEngine, let broken = engine.brokenInvariants().first { throw ModelFailure(broken) }
     }
@@ -206,10 +209,12 @@ final class EngineModel {
         case .armFault where lifeLeft == nil:
             let points = FaultPoint.allCases.filter { !$0.isDeathOnly }
             faults?.arm(points[Int(step.a % UInt64(points.count))], after: 1 + Int(step.b % 4), isDeath: false)
+            faultLeft = 1 + Int(step.b / 4 % 16)
         case .armCancel where shared != nil: self.cancellation = shared?.swap()
         case .armCancel where lifeLeft == nil:
             let cancellation = Cancellation()
             self.cancellation = cancellation
+            faultLeft = 0
             faults?.armCancel(cancellation, after: 1 + Int(step.b % 6))
         case .die:
             guard let faults, lifeLeft == nil else { return }
@@ -369,6 +374,7 @@ final class EngineModel {
 
     /// A quiet point: every byte of every object.
     func checkEverything() throws {
+        faults?.disarm()
         for index in objects.indices { try look(index, whole: true) }
         guard checksEngine else { return }
         let ids = engine.objects(in: pool, limit: .max).map(\.id)

@@ -12,8 +12,15 @@ final class ModelCoverage: Sendable {
 
     /// Every fault and every death that can be met, and a cancellation.
     var missing: [String] {
+        all.filter { count($0) == 0 }
+    }
+
+    /// The one that was met least, for who changes the odds.
+    var rarest: String { all.min { count($0) < count($1) }.map { "\($0), \(count($0)) times" } ?? "" }
+
+    private var all: [String] {
         let faults = FaultPoint.allCases.filter { !$0.isDeathOnly }.map { "fault at \($0)" }
-        return (faults + FaultPoint.allCases.map { "death at \($0)" } + ["cancel"]).filter { count($0) == 0 }
+        return faults + FaultPoint.allCases.map { "death at \($0)" } + ["cancel"]
     }
 }
 
