@@ -59,6 +59,9 @@ extension Engine {
     /// Visits shrinkable objects in the order of reclaim, each reserved while `body` runs. Whatever ends the loop, `stop`, a throw, a cancellation, lets
     /// go of the object and of the cursor.
     ///
+    /// The loop has one of `Configuration.concurrentOperations` copy buffers; a body that calls pin, recover or shrink itself waits for another one, and for ever
+    /// for the object that it visits.
+    ///
     /// `waitingOnce`: the first object that somebody else has is waited for under a ticket; from then on busy ones are passed over, as in
     /// the kernel's `ttm_bo_lru_for_each_reserved_guarded`.
     public func forEachReserved<E: Error>(
