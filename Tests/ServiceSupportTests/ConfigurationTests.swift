@@ -92,10 +92,4 @@ import Testing
             #expect(words.contains("live") == (ConfigurationKey.named(String(words[2]))?.isLive ?? false), "\(words)")
         }
     }
-
-    @Test func signsOfLifeAreSentThreeTimesAsOftenAsTheyAreWanted() {
-        #expect(Watchdog(environment: { _ in nil }) == nil)
-        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000"][$0] })?.beatMilliseconds == 1000)
-        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"][$0] }, processID: 2) == nil)
-    }
 }
