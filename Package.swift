@@ -53,7 +53,7 @@ let package = Package(
         room("PageStore", ["ShrinkLinux", "CLZ4", "CZstd", system]),
         room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
-        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
+        room("ShrinkEngine", ["ShrinkLinux", "ShrinkProtocol", logging, system]),
         room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
@@ -66,7 +66,9 @@ let package = Package(
                 logging,
                 arguments,
             ]),
-        program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program(
+            "shrinkbench",
+            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", arguments, logging, system]),
         program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
@@ -80,7 +82,7 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
-        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkEngineTests", ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
             ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),

@@ -12,6 +12,7 @@ import Varlink
 public final class ShrinkdClient: Sendable {
     private let client: VarlinkClient
     private let timeoutMilliseconds: UInt64
+    let gates = GateSession()
 
     /// Connects.
     /// - Parameters:
@@ -84,7 +85,9 @@ public final class ShrinkdClient: Sendable {
 
     private func timeout(_ member: String) -> UInt64? {
         switch member {
-        case Methods.pin.member, Methods.shrink.member, Methods.recover.member, Methods.destroyPool.member: nil
+        case Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member, Methods.recover.member,
+            Methods.destroyPool.member:
+            nil
         default: timeoutMilliseconds
         }
     }

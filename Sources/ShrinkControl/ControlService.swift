@@ -47,6 +47,12 @@ public final class ControlService: VarlinkInterface {
             case Methods.getObject.member: return try await getObject(call)
             case Methods.pin.member: return try await pin(call)
             case Methods.unpin.member: return try await unpin(call)
+            case Methods.setPurgeable.member: return try await setPurgeable(call)
+            case Methods.setLease.member: return try await setLease(call)
+            case Methods.mapGates.member: return try await mapGates(call)
+            case Methods.attachGate.member: return try await attachGate(call)
+            case Methods.detachGate.member: return try await detachGate(call)
+            case Methods.pinGate.member: return try await pinGate(call)
             case Methods.shrink.member: return try await shrink(call)
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
@@ -65,10 +71,11 @@ public final class ControlService: VarlinkInterface {
         let id = connection.id
         guard sessions.begin(id) else { return }
         connection.onEnd { [self] in
-            let pins = sessions.end(id)
-            if pins.isEmpty { return }
+            let estate = sessions.end(id)
+            if estate.pins.isEmpty, estate.gates == nil { return }
             _ = await workers.run(.bookkeeping) { [engine] in
-                for (object, count) in pins {
+                if let gates = estate.gates { engine.removeGateClient(gates) }
+                for (object, count) in estate.pins {
                     // One that was destroyed meanwhile has no pins left.
                     for _ in 0..<count { try? engine.unpin(object) }
                 }
@@ -129,4 +136,6 @@ extension ShrinkParameters: VarlinkParameters {}
 extension RecoverParameters: VarlinkParameters {}
 extension ReadObjectParameters: VarlinkParameters {}
 extension ListPagesParameters: VarlinkParameters {}
+extension SetPurgeableParameters: VarlinkParameters {}
+extension SetLeaseParameters: VarlinkParameters {}
 extension SetFaultParameters: VarlinkParameters {}

@@ -18,7 +18,10 @@ extension ControlService {
                     let object = try engine.createObject(
                         in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority)
                     sessions.addPin(object.id, connection)
-                    return ObjectReply(bufferObject: WireObject(object, poolName: pool.name))
+                    _ = sessions.sees(0, of: object.id, connection)
+                    if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
+                    if parameters.leased == true { try engine.setLease(object.id, true) }
+                    return ObjectReply(bufferObject: WireObject(try engine.object(object.id), poolName: pool.name))
                 } catch {
                     throw ControlError(error)
                 }
@@ -30,7 +33,7 @@ extension ControlService {
         try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
             do throws(EngineError) {
-                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection))
+                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: sessions.gates(connection))
             } catch {
                 throw ControlError(error)
             }
@@ -53,14 +56,18 @@ extension ControlService {
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
                 guard sessions.hasRoomForPin(object.id, connection) else { throw Self.tooManyPins }
+                let answer: PinAnswer
                 do throws(EngineError) {
-                    try engine.pin(object.id)
+                    answer = try engine.pin(object.id)
                     // This runs before the connection's end is worked on, whatever became of the client: the pin will be undone then.
                     sessions.addPin(object.id, connection)
                 } catch {
                     throw ControlError(error)
                 }
-                return try Self.reply(try engine.object(address.objectId, for: caller), engine)
+                let isKnown = sessions.sees(answer.purgeGeneration, of: object.id, connection)
+                return PinReply(
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
             })
     }
 
@@ -163,7 +170,7 @@ extension ControlService {
         }
     }
 
-    private static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
+    static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
         do throws(EngineError) {
             return ObjectReply(bufferObject: WireObject(object, poolName: try engine.pool(object.pool).name))
         } catch {

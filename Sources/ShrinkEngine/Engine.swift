@@ -93,8 +93,12 @@ public final class Engine: Sendable {
             guard pool.pinnedObjects == 0 else {
                 throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
             }
+            let ids = state.objectIDs(in: id)
+            if let pinned = ids.first(where: { object in state.objects.slot(of: object).map { state.gatePins($0) > 0 } ?? false }) {
+                throw EngineError(.busy, "\(pinned) of \(id) is pinned through a gate; its user has to unpin it first")
+            }
             pool.isDying = true
-            return state.objectIDs(in: id)
+            return ids
         }
         do throws(EngineError) {
             for object in ids {

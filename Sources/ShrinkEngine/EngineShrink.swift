@@ -50,12 +50,19 @@ extension Engine {
         return walk.result
     }
 
-    /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Expendable content is purged, the rest is
+    /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Busy, and nothing changed, if a client has
+    /// it pinned through its gate. Expendable content is purged, the rest is
     /// backed up. The counterpart of `ttm_bo_shrink`.
     func shrinkReserved(
         _ slot: UInt32, goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ObjectID, ShrinkOutcome) -> Bool
     ) -> ShrinkOutcome {
         let reserved = reservedObject(slot)
+        guard state.withLock({ $0.closeGates(slot) }) else {
+            var outcome = ShrinkOutcome()
+            outcome.failure = EngineError(.busy, "\(reserved.id) is pinned through a gate; its user has to unpin it first")
+            return outcome
+        }
+        defer { reopenGatesIfUntouched(slot) }
         let isExpendable = state.withLock { state -> Bool in
             // Said in the ledger before the first page goes.
             if state.objects[slot].content == .purgeable { setContent(slot, .purged, &state) }

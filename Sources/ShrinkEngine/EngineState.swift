@@ -6,6 +6,7 @@ struct EngineState: ~Copyable {
     var objects = ObjectTable()
     var lru = LRU()
     var tickets = Tickets()
+    var gates = GateTable()
     var tally = Tally()
     var nextPool: UInt32 = 1
     var strayPages = 0
@@ -79,6 +80,7 @@ struct EngineState: ~Copyable {
         let object = objects[slot]
         assert(object.life == .gone && !lru.contains(slot), "an object goes that is still listed")
         lru.setBulk(slot, nil)
+        dropGates(slot)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

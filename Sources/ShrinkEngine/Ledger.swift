@@ -56,6 +56,16 @@ struct ObjectRecord {
         get { (base + 24).assumingMemoryBound(to: UInt64.self).pointee }
         nonmutating set { (base + 24).assumingMemoryBound(to: UInt64.self).pointee = newValue }
     }
+    /// How often the content was given up and made zeros.
+    var purgeGeneration: UInt32 {
+        get { SharedWord32(field(32)).load() }
+        nonmutating set { SharedWord32(field(32)).store(newValue) }
+    }
+    /// 1: leased (`Engine.setLease`).
+    var lease: UInt32 {
+        get { SharedWord32(field(36)).load() }
+        nonmutating set { SharedWord32(field(36)).store(newValue) }
+    }
     var name: String {
         get { readName(base + 40) }
         nonmutating set { writeName(newValue, base + 40) }

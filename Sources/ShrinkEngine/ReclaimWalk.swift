@@ -14,6 +14,11 @@ final class ReclaimWalk: Sendable {
         var pass = ReclaimPass.purge
         /// Objects that others had, in this pass.
         var busyObjects = 0
+        /// Objects that this pass may yet pass over because they were used through a gate since the last look: each gets a second chance at the end of
+        /// its list. A limit, or a client that never rests would keep the walk from its end.
+        var secondChances = 0
+        /// Objects that were found pinned through a gate, in this pass.
+        var gatePinnedObjects = 0
         /// Objects of which this pass took less than they may have, because others had claimed the rest of the goal.
         var objectsCutShort = 0
         /// What was freed when the pass began.
@@ -109,6 +114,9 @@ final class ReclaimWalk: Sendable {
                 progress.freedBefore = progress.freedPages
                 progress.full = []
                 progress.busyObjects = 0
+                progress.gatePinnedObjects = 0
+                // Who takes everything has no choice to make.
+                progress.secondChances = goalPages == .max ? 0 : state.lru.count
                 progress.result.deferredObjects = 0
                 progress.failuresInARow = 0
                 if var cursor = progress.cursor {
@@ -121,7 +129,7 @@ final class ReclaimWalk: Sendable {
 
     func end() {
         let cursor = progress.withLock { progress in
-            progress.result.skippedObjects += progress.busyObjects
+            progress.result.skippedObjects += progress.busyObjects + progress.gatePinnedObjects
             return progress.cursor
         }
         progress.withLock { $0.power }?.release()
@@ -172,7 +180,13 @@ final class ReclaimWalk: Sendable {
     private func step(_ state: inout EngineState) -> Step {
         let (stored, pass, asleep, full) = progress.withLock { ($0.cursor, $0.pass, $0.power?.asleep ?? [], $0.full) }
         guard var cursor = stored else { return .finished }
-        defer { progress.withLock { $0.cursor = cursor } }
+        var chances = progress.withLock { $0.secondChances }
+        defer {
+            progress.withLock { progress in
+                progress.cursor = cursor
+                progress.secondChances = chances
+            }
+        }
         // Claims are made under the engine's lock only, so this room does not shrink until it is claimed.
         guard progress.withLock({ goalPages - $0.freedPages - $0.claimedPages }) > 0 else { return .again }
         for _ in 0..<Self.stepsPerLock {
@@ -187,6 +201,11 @@ final class ReclaimWalk: Sendable {
             guard object.reservation == .free else {
                 progress.withLock { $0.busyObjects += 1 }
                 if pass == .busy { return .wait(ObjectID(rawValue: object.id)) }
+                continue
+            }
+            if chances > 0, object.areGatesOpen, state.takeUsed(slot) {
+                chances -= 1
+                state.bump(slot)
                 continue
             }
             let goal = claim(object)
@@ -251,7 +270,10 @@ final class ReclaimWalk: Sendable {
             }
             // One bad object is that object's affair, and what it freed counts; a full backup is full for the next one too.
             switch failure.code {
-            case .busy where claimed > 0, .noSuchObject: return
+            case .busy where claimed > 0:
+                progress.gatePinnedObjects += 1
+                return
+            case .noSuchObject: return
             case .interrupted: progress.isStopped = true
             case .backupFull: progress.full.formUnion(samePools)
             default: break

@@ -98,6 +98,8 @@ public struct ObjectInfo: Sendable {
     public var isPurgeable: Bool
     /// Its content was given up; the next pin says so.
     public var isPurged: Bool
+    /// A device uses its memory while it is pinned.
+    public var isLeased: Bool
     public var pages: PageCounts
 }
 

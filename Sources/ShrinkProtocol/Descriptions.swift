@@ -81,12 +81,15 @@ public struct WireObject: Codable, Sendable, Equatable {
     public var offsetBytes: Int
     public var priority: Int
     public var pinCount: Int
+    public var purgeable: Bool
+    public var purged: Bool
+    public var leased: Bool
     public var pages: WirePageCounts
 
     public init(
         objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
-        offsetBytes: Int,
-        priority: Int, pinCount: Int, pages: WirePageCounts
+        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, leased: Bool = false,
+        pages: WirePageCounts
     ) {
         self.objectId = objectId
         self.objectName = objectName
@@ -98,6 +101,9 @@ public struct WireObject: Codable, Sendable, Equatable {
         self.offsetBytes = offsetBytes
         self.priority = priority
         self.pinCount = pinCount
+        self.purgeable = purgeable
+        self.purged = purged
+        self.leased = leased
         self.pages = pages
     }
 }

@@ -10,7 +10,7 @@ public enum ShrinkInterface {
         # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
         #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
         #   mmap alone: read, write and fallocate on it bypass the contract.
-        # - Pins belong to the connection that made them and end with it.
+        # - Pins belong to the connection that made them, by call or by gate, and end with it.
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
@@ -56,7 +56,8 @@ public enum ShrinkInterface {
         )
 
         # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
-        # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections.
+        # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections, those of gates included. purgeable: its content may be
+        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. leased: a device uses it (SetLease).
         type BufferObject (
           objectId: int,
           objectName: string,
@@ -68,6 +69,9 @@ public enum ShrinkInterface {
           offsetBytes: int,
           priority: int,
           pinCount: int,
+          purgeable: bool,
+          purged: bool,
+          leased: bool,
           pages: PageCounts
         )
 
@@ -128,13 +132,16 @@ public enum ShrinkInterface {
         method ListPools(afterPoolId: ?int) -> (pools: []Pool, nextAfterPoolId: ?int)
 
         # Makes an object of sizeBytes, rounded up to pages, that reads as zeros, and pins it for this connection. priority is 2 unless given.
+        # purgeable and leased: false unless given; see SetPurgeable and SetLease.
         method CreateObject(
           poolId: ?int,
           poolName: ?string,
           ownerUid: ?int,
           objectName: string,
           sizeBytes: int,
-          priority: ?int
+          priority: ?int,
+          purgeable: ?bool,
+          leased: ?bool
         ) -> (bufferObject: BufferObject)
 
         # Destroys an object and its content. Busy while another connection has it pinned; this connection's own pins go with it.
@@ -150,10 +157,35 @@ public enum ShrinkInterface {
         method GetObject(objectId: int) -> (bufferObject: BufferObject)
 
         # Brings the object's pages back if need be, and holds them until Unpin or the end of the connection. Pins count.
-        method Pin(objectId: int) -> (bufferObject: BufferObject)
+        # retained: false if the content was given up since this connection last pinned the object, or since anybody pinned it if this connection never
+        # did: it reads as zeros now. purgeGeneration: how often that happened so far, modulo 2^20.
+        method Pin(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
         # Undoes one Pin, or the pin that CreateObject made, of this connection.
         method Unpin(objectId: int) -> ()
+
+        # Says whether the object's content may be given up when memory is short. retained: false if it was given up already; then nothing
+        # changes, and the next pin says so too.
+        method SetPurgeable(objectId: int, purgeable: bool) -> (retained: bool)
+
+        # Says that a device uses the object's memory while it is pinned through a gate: its pages go only after its users were asked to
+        # quiesce the device (WatchRevocations), unpinned and acknowledged.
+        method SetLease(objectId: int, leased: bool) -> ()
+
+        # Gates pin resident objects without a call (docs/clients.md; the word's layout and its rules are in GateWord.swift). gatesFileDescriptor: this
+        # connection's gate memory, gateCount words of 8 bytes, for mmap alone; nobody else gets it. gateClientId: names this connection's gates
+        # in WatchRevocations. Called again it passes the same memory.
+        method MapGates() -> (gatesFileDescriptor: int, gateCount: int, gateClientId: int)
+
+        # Gives this connection a gate of the object. gateIndex: which word. gateGeneration, purgeGeneration: what the word has in these fields as
+        # long as the gate is the object's and its content is the same. This connection's pins of the object become pins of the gate.
+        method AttachGate(objectId: int) -> (bufferObject: BufferObject, gateIndex: int, gateGeneration: int, purgeGeneration: int)
+
+        # Takes this connection's gate of the object away, pins and all.
+        method DetachGate(objectId: int) -> ()
+
+        # For one who found the gate closed: brings the object's pages back, opens its gates and adds a pin to this connection's word, to be undone there.
+        method PinGate(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
         # Moves pages out. Exactly one target: goalBytes (so much, of the longest unused objects), objectId, a pool, or everything: true.
         # Pinned objects are left alone. With `more`, replies before the last tell how far it is, in the same fields.

@@ -72,6 +72,9 @@ import Varlink
             offsetBytes: int
             priority: int
             pinCount: int
+            purgeable: bool
+            purged: bool
+            leased: bool
             pages: Pages
 
         class CreatePoolReply(typing.TypedDict):

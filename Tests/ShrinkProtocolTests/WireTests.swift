@@ -30,7 +30,7 @@ private struct Sample {
         let pool = PoolAddress(name: "a", ownerUid: 1)
         var anyPool = pool
         anyPool.poolId = 1
-        var create = CreateObjectParameters(pool: anyPool, objectName: "o", sizeBytes: 1, priority: 2)
+        var create = CreateObjectParameters(pool: anyPool, objectName: "o", sizeBytes: 1, priority: 2, purgeable: true, leased: true)
         create.poolId = 1
         var list = ListObjectsParameters(pool: anyPool, afterObjectId: 1)
         list.poolId = 1
@@ -45,6 +45,8 @@ private struct Sample {
             try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
             try Sample(create, CreateObjectParameters.parameterNames),
             try Sample(ObjectAddress(objectId: 1), ObjectAddress.parameterNames),
+            try Sample(SetPurgeableParameters(objectId: 1, purgeable: true), SetPurgeableParameters.parameterNames),
+            try Sample(SetLeaseParameters(objectId: 1, leased: true), SetLeaseParameters.parameterNames),
             try Sample(list, ListObjectsParameters.parameterNames),
             try Sample(shrink, ShrinkParameters.parameterNames),
             try Sample(recover, RecoverParameters.parameterNames),
@@ -76,7 +78,9 @@ private struct Sample {
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
-            Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
+            Methods.setPurgeable.member, Methods.setLease.member, Methods.mapGates.member, Methods.attachGate.member,
+            Methods.detachGate.member, Methods.pinGate.member, Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member,
+            Methods.clearFaults.member,
         ]
         for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }
         #expect(text.split(separator: "\n").count { $0.hasPrefix("method ") } == members.count)
