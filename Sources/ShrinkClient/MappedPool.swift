@@ -39,7 +39,12 @@ public final class MappedPool: Sendable {
         let parameters = CreateObjectParameters(
             pool: PoolAddress(id: pool.poolId), objectName: name, sizeBytes: sizeBytes, priority: priority, purgeable: purgeable,
             leased: leased)
-        return try attach(try client.call(Methods.createObject, parameters).bufferObject.objectId)
+        let made = ObjectAddress(objectId: try client.call(Methods.createObject, parameters).bufferObject.objectId)
+        do throws(ShrinkdError) { return try attach(made.objectId) } catch {
+            // One without a gate is of no use to anybody.
+            _ = try? client.call(Methods.destroyObject, made)
+            throw error
+        }
     }
 
     /// As the blocking call.
@@ -49,8 +54,11 @@ public final class MappedPool: Sendable {
         let parameters = CreateObjectParameters(
             pool: PoolAddress(id: pool.poolId), objectName: name, sizeBytes: sizeBytes, priority: priority, purgeable: purgeable,
             leased: leased)
-        let made = try await client.call(Methods.createObject, parameters).bufferObject
-        return try await attach(made.objectId)
+        let made = ObjectAddress(objectId: try await client.call(Methods.createObject, parameters).bufferObject.objectId)
+        do throws(ShrinkdError) { return try await attach(made.objectId) } catch {
+            _ = try? await client.call(Methods.destroyObject, made)
+            throw error
+        }
     }
 
     /// An object that is there, made by this program or another. No access is begun.

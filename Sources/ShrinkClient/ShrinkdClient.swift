@@ -12,7 +12,9 @@ import Varlink
 public final class ShrinkdClient: Sendable {
     private let client: VarlinkClient
     private let timeoutMilliseconds: UInt64
+    let path: String
     let gates = GateSession()
+    let revocations = RevocationWatch()
 
     /// Connects.
     /// - Parameters:
@@ -20,13 +22,17 @@ public final class ShrinkdClient: Sendable {
     ///   - timeoutMilliseconds: for calls that move no pages; those that do (pin, shrink, recover) take as long as they need.
     public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
         self.timeoutMilliseconds = timeoutMilliseconds
-        do throws(TransportError) { client = try VarlinkClient(path: SocketLocation.find(explicit: path)) } catch {
+        self.path = SocketLocation.find(explicit: path)
+        do throws(TransportError) { client = try VarlinkClient(path: self.path) } catch {
             throw ShrinkdError(error)
         }
     }
 
     /// Ends the connection and every pin of it.
-    public func close() { client.close() }
+    public func close() {
+        client.close()
+        revocations.end()
+    }
 
     /// One call, blocking.
     public func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P) throws(ShrinkdError) -> R {
@@ -85,7 +91,8 @@ public final class ShrinkdClient: Sendable {
 
     private func timeout(_ member: String) -> UInt64? {
         switch member {
-        case Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member, Methods.recover.member,
+        case Methods.waitForRevocation.member, Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member,
+            Methods.recover.member,
             Methods.destroyPool.member:
             nil
         default: timeoutMilliseconds

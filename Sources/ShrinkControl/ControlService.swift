@@ -37,6 +37,7 @@ public final class ControlService: VarlinkInterface {
         do throws(ControlError) {
             switch call.member {
             case Methods.status.member: return try await status(call)
+            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.createPool.member: return try await createPool(call)
             case Methods.openPool.member: return try await openPool(call)
             case Methods.destroyPool.member: return try await destroyPool(call)
@@ -53,6 +54,8 @@ public final class ControlService: VarlinkInterface {
             case Methods.attachGate.member: return try await attachGate(call)
             case Methods.detachGate.member: return try await detachGate(call)
             case Methods.pinGate.member: return try await pinGate(call)
+            case Methods.waitForRevocation.member: return try await waitForRevocation(call)
+            case Methods.getLeases.member: return try await getLeases(call)
             case Methods.shrink.member: return try await shrink(call)
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
@@ -91,7 +94,7 @@ public final class ControlService: VarlinkInterface {
         let parameters: P
         do throws(VarlinkError) { parameters = try call.decode(type) } catch { throw .varlink(error) }
         let caller = Caller(call.connection.peer)
-        let result: Result<R, ControlError>? = await workers.run(lane) {
+        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.userID) {
             Result { () throws(ControlError) in try body(parameters, caller) }
         }
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }
@@ -138,4 +141,6 @@ extension ReadObjectParameters: VarlinkParameters {}
 extension ListPagesParameters: VarlinkParameters {}
 extension SetPurgeableParameters: VarlinkParameters {}
 extension SetLeaseParameters: VarlinkParameters {}
+extension ListUsersParameters: VarlinkParameters {}
+extension WaitForRevocationParameters: VarlinkParameters {}
 extension SetFaultParameters: VarlinkParameters {}

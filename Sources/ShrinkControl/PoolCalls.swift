@@ -7,8 +7,10 @@ extension ControlService {
     func createPool(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let (engine, sessions, connection) = (engine, sessions, call.connection.id)
         return try await perform(call, .bookkeeping, CreatePoolParameters.self) { (parameters, caller) throws(ControlError) in
+            let limits = try parameters.limits
             do throws(EngineError) {
-                let pool = try engine.createPool(name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes))
+                let pool = try engine.createPool(
+                    name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes), limits: limits)
                 sessions.addPool(pool.id, connection)
                 return try Self.reply(pool, engine)
             } catch {

@@ -14,7 +14,7 @@ extension WirePool {
         self.init(
             poolId: Int(pool.id.rawValue), poolName: pool.name, ownerUid: Int(pool.owner), sizeBytes: pool.sizeBytes.rawValue,
             freeBytes: pool.freeBytes.rawValue, allocatedBytes: pool.allocatedBytes.rawValue, objectCount: pool.objectCount,
-            pages: WirePageCounts(pool.pages))
+            objectLimit: pool.limits.objects, backedUpLimitBytes: pool.limits.backedUpBytes?.rawValue, pages: WirePageCounts(pool.pages))
     }
 }
 
@@ -60,6 +60,9 @@ extension ShrinkReply {
         storedBytes += result.storedBytes.rawValue
         netFreedBytes += result.netFreedBytes.rawValue
         skippedObjects += result.skippedObjects
+        revokedLeases += result.revokedLeases
+        unansweredLeases += result.unansweredLeases
+        if let gained = result.kernelFreedBytes { kernelFreedBytes = (kernelFreedBytes ?? 0) + gained.rawValue }
         failure = failure ?? result.failure.map { WireFailure($0) }
     }
 

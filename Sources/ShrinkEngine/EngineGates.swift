@@ -56,6 +56,7 @@ extension Engine {
             client.end()
             state.gates.giveBackRegion(client.region)
         }
+        leases.end(id)
     }
 
     /// Gives a client a gate of an object; one that it has already is told again. `pins` of the object that the caller made with `pin` become pins of

@@ -23,6 +23,7 @@ extension Engine {
         let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
             do throws(EngineError) {
                 try state.checkRunning()
+                try checkRoomForObject(in: pool, state)
                 guard try state.pool(poolID) === pool, let record = pool.takeRecord() else {
                     throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
                 }

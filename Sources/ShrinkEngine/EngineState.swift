@@ -7,6 +7,8 @@ struct EngineState: ~Copyable {
     var lru = LRU()
     var tickets = Tickets()
     var gates = GateTable()
+    /// Leased objects.
+    var leased: Set<UInt32> = []
     var tally = Tally()
     var nextPool: UInt32 = 1
     var strayPages = 0
@@ -65,6 +67,7 @@ struct EngineState: ~Copyable {
         let slot = objects.insert(object)
         lru.reserveSlots(objects.capacity)
         lru.setBulk(slot, nil)
+        if object.isLeased { leased.insert(slot) }
         pool.ids.insert(object.id)
         pool.objectCount += 1
         pool.objectPages += Int(object.pageCount)
@@ -81,6 +84,7 @@ struct EngineState: ~Copyable {
         assert(object.life == .gone && !lru.contains(slot), "an object goes that is still listed")
         lru.setBulk(slot, nil)
         dropGates(slot)
+        leased.remove(slot)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

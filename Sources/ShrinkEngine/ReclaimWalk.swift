@@ -251,13 +251,7 @@ final class ReclaimWalk: Sendable {
                 return !progress.isStopped
             }
         }
-        // Whoever shares the backup finds it full too.
-        let samePools: [UInt32] =
-            outcome.failure?.code == .backupFull
-            ? engine.state.withLock { state in
-                let backup = state.pool(of: slot).backup
-                return state.pools.values.filter { $0.backup === backup }.map(\.id.rawValue)
-            } : []
+        let samePools = poolsThatFare(alike: outcome.failure?.code, slot)
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
@@ -276,6 +270,11 @@ final class ReclaimWalk: Sendable {
             case .noSuchObject: return
             case .interrupted: progress.isStopped = true
             case .backupFull: progress.full.formUnion(samePools)
+            case .limitReached:
+                // One owner's limit is nobody else's failure.
+                progress.full.formUnion(samePools)
+                progress.result.failure = progress.result.failure ?? failure
+                return
             default: break
             }
             // The object that went out in part is the one to tell of; the next ones only met the same wall.
@@ -287,6 +286,19 @@ final class ReclaimWalk: Sendable {
             if progress.failuresInARow >= Self.failuresThatEnd { progress.isPassOver = true }
         }
         progress.notifyAll()
+    }
+
+    /// Pools of which the next object would fail for the same reason: those that share a full backup, or whose owner's limit is reached.
+    private func poolsThatFare(alike code: EngineError.Code?, _ slot: UInt32) -> [UInt32] {
+        engine.state.withLock { state in
+            let pool = state.pool(of: slot)
+            switch code {
+            case .backupFull: return state.pools.values.filter { $0.backup === pool.backup }.map(\.id.rawValue)
+            case .limitReached:
+                return state.pools.values.filter { $0.owner == pool.owner && engine.backupRoomPages(of: $0, state) == 0 }.map(\.id.rawValue)
+            default: return []
+            }
+        }
     }
 
     // MARK: Ready blocks

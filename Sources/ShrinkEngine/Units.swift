@@ -93,6 +93,8 @@ public enum EngineLimits {
     public static let bulkMoves = 1 << 16
     /// Clients that have gates.
     public static let gateClients = 4096
+    /// Leased objects that one shrink asks for.
+    public static let revocationsAtOnce = 256
     /// Callers that may hold several reservations at once.
     public static let tickets = 64
 }

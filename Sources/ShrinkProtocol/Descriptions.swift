@@ -49,11 +49,13 @@ public struct WirePool: Codable, Sendable, Equatable {
     public var freeBytes: Int
     public var allocatedBytes: Int
     public var objectCount: Int
+    public var objectLimit: Int?
+    public var backedUpLimitBytes: Int?
     public var pages: WirePageCounts
 
     public init(
         poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, freeBytes: Int, allocatedBytes: Int, objectCount: Int,
-        pages: WirePageCounts
+        objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil, pages: WirePageCounts
     ) {
         self.poolId = poolId
         self.poolName = poolName
@@ -62,6 +64,8 @@ public struct WirePool: Codable, Sendable, Equatable {
         self.freeBytes = freeBytes
         self.allocatedBytes = allocatedBytes
         self.objectCount = objectCount
+        self.objectLimit = objectLimit
+        self.backedUpLimitBytes = backedUpLimitBytes
         self.pages = pages
     }
 }

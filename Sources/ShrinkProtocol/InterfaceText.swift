@@ -43,7 +43,7 @@ public enum ShrinkInterface {
         )
 
         # sizeBytes: of the pool's memory. freeBytes: not in any object. allocatedBytes: what the memory file takes now, blocks that are
-        # kept ready for reuse included.
+        # kept ready for reuse included. objectLimit, backedUpLimitBytes: what CreatePool was given, null without a limit.
         type Pool (
           poolId: int,
           poolName: string,
@@ -52,6 +52,8 @@ public enum ShrinkInterface {
           freeBytes: int,
           allocatedBytes: int,
           objectCount: int,
+          objectLimit: ?int,
+          backedUpLimitBytes: ?int,
           pages: PageCounts
         )
 
@@ -73,6 +75,22 @@ public enum ShrinkInterface {
           purged: bool,
           leased: bool,
           pages: PageCounts
+        )
+
+        # What a uid takes, and what it may take; limits are null where there is none, as for root and the user who runs the daemon. poolBytes: the
+        # sizes of its pools together. residentBytes: what their memory files take now. backedUpBytes: its pages in the backup, as many bytes as they
+        # have in memory.
+        type UserUsage (
+          uid: int,
+          pools: int,
+          poolLimit: ?int,
+          objects: int,
+          objectLimit: ?int,
+          poolBytes: int,
+          poolBytesLimit: ?int,
+          residentBytes: int,
+          backedUpBytes: int,
+          backedUpLimitBytes: ?int
         )
 
         # Why an operation stopped early, or what some of its pages met with. errorName: the error that the call would have failed with,
@@ -117,9 +135,14 @@ public enum ShrinkInterface {
           features: [string]Feature
         )
 
+        # What the uids take that have pools, in ascending order, those that the caller sees, at most 128 a reply; see ListPools. The caller's own
+        # comes also without pools.
+        method ListUsers(afterUid: ?int) -> (users: []UserUsage, nextAfterUid: ?int)
+
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
-        # poolFileDescriptor: the pool's memory, of fixed size.
-        method CreatePool(poolName: string, sizeBytes: int) -> (pool: Pool, poolFileDescriptor: int)
+        # poolFileDescriptor: the pool's memory, of fixed size. objectLimit, backedUpLimitBytes: what this pool may have at most, beside the limits
+        # of its uid (ListUsers).
+        method CreatePool(poolName: string, sizeBytes: int, objectLimit: ?int, backedUpLimitBytes: ?int) -> (pool: Pool, poolFileDescriptor: int)
 
         # The pool and its memory.
         method OpenPool(poolId: ?int, poolName: ?string, ownerUid: ?int) -> (pool: Pool, poolFileDescriptor: int)
@@ -187,10 +210,26 @@ public enum ShrinkInterface {
         # For one who found the gate closed: brings the object's pages back, opens its gates and adds a pin to this connection's word, to be undone there.
         method PinGate(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
+        # Waits, as long as it takes, until the users of a leased object are asked to let go of it. gateClientId: whose revocations, from MapGates on
+        # another connection of the same uid: this call occupies its own. acknowledgedRevocationId: what was told last and is done by now: the device is
+        # quiesced and the object unpinned. The answer is waited for deadlineMilliseconds after it was asked; the one who comes late keeps its memory.
+        method WaitForRevocation(gateClientId: int, acknowledgedRevocationId: ?int) -> (
+          objectId: int,
+          revocationId: int,
+          deadlineMilliseconds: int
+        )
+
+        # Leases of the whole daemon, since the start. leasedObjects: now. revocations: users asked. answered: those that let go in time. unanswered: those
+        # that did not, or did not listen.
+        method GetLeases() -> (leasedObjects: int, revocations: int, answered: int, unanswered: int)
+
         # Moves pages out. Exactly one target: goalBytes (so much, of the longest unused objects), objectId, a pool, or everything: true.
         # Pinned objects are left alone. With `more`, replies before the last tell how far it is, in the same fields.
         # freedBytes: blocks that the pools' memory lost. storedBytes: growth of the store. netFreedBytes: freedBytes less growth of a store in memory.
         # failure: why it stopped before the target was reached; what is out stays out.
+        # Users of leased objects are asked for what the target needs beyond the rest, and waited for (5 s unless set otherwise). revokedLeases: objects that
+        # they let go of. unansweredLeases: objects that stayed. kernelFreedBytes: what the machine's free memory grew by when leased pages went, null if
+        # none did; less than was freed means that something still holds the pages, or that others took memory.
         method Shrink(
           goalBytes: ?int,
           objectId: ?int,
@@ -208,6 +247,9 @@ public enum ShrinkInterface {
           netFreedBytes: int,
           durationNanoseconds: int,
           skippedObjects: int,
+          revokedLeases: int,
+          unansweredLeases: int,
+          kernelFreedBytes: ?int,
           failure: ?Failure
         )
 

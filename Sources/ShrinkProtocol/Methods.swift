@@ -8,6 +8,7 @@ public struct WireMethod<Parameters: Codable & Sendable, Reply: Codable & Sendab
 /// Every method of `io.shrinkd`.
 public enum Methods {
     public static let status = WireMethod<NoParameters, StatusReply>(member: "Status")
+    public static let listUsers = WireMethod<ListUsersParameters, ListUsersReply>(member: "ListUsers")
     public static let createPool = WireMethod<CreatePoolParameters, PoolReply>(member: "CreatePool")
     public static let openPool = WireMethod<PoolAddress, PoolReply>(member: "OpenPool")
     public static let destroyPool = WireMethod<PoolAddress, NoReply>(member: "DestroyPool")
@@ -24,6 +25,8 @@ public enum Methods {
     public static let attachGate = WireMethod<ObjectAddress, AttachGateReply>(member: "AttachGate")
     public static let detachGate = WireMethod<ObjectAddress, NoReply>(member: "DetachGate")
     public static let pinGate = WireMethod<ObjectAddress, PinReply>(member: "PinGate")
+    public static let waitForRevocation = WireMethod<WaitForRevocationParameters, RevocationReply>(member: "WaitForRevocation")
+    public static let getLeases = WireMethod<NoParameters, LeasesReply>(member: "GetLeases")
     public static let shrink = WireMethod<ShrinkParameters, ShrinkReply>(member: "Shrink")
     public static let recover = WireMethod<RecoverParameters, RecoverReply>(member: "Recover")
     public static let readObject = WireMethod<ReadObjectParameters, ReadObjectReply>(member: "ReadObject")

@@ -32,13 +32,17 @@ public struct PoolAddress: Codable, Sendable {
 }
 
 public struct CreatePoolParameters: Codable, Sendable {
-    public static let parameterNames = ["poolName", "sizeBytes"]
+    public static let parameterNames = ["poolName", "sizeBytes", "objectLimit", "backedUpLimitBytes"]
     public var poolName: String
     public var sizeBytes: Int
+    public var objectLimit: Int?
+    public var backedUpLimitBytes: Int?
 
-    public init(poolName: String, sizeBytes: Int) {
+    public init(poolName: String, sizeBytes: Int, objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil) {
         self.poolName = poolName
         self.sizeBytes = sizeBytes
+        self.objectLimit = objectLimit
+        self.backedUpLimitBytes = backedUpLimitBytes
     }
 }
 

@@ -10,7 +10,14 @@ struct StatusCommand: ParsableCommand {
     func run() throws {
         let client = try global.connect()
         let status = try perform { () throws(ShrinkdError) in try client.call(Methods.status, NoParameters()) }
-        if global.json { return Console.printJSON(StatusDocument(status)) }
+        var users: [WireUserUsage] = []
+        try perform { () throws(ShrinkdError) in
+            try client.series(Methods.listUsers, ListUsersParameters()) { reply, _ in
+                users += reply.users
+                return .proceed
+            }
+        }
+        if global.json { return Console.printJSON(StatusDocument(status, users)) }
         Console.say("shrinkd \(status.version): \(status.pools) pools, \(status.objects) objects")
         var pages = Table([("PAGES", .left), ("COUNT", .right), ("BYTES", .right)])
         for (name, count) in [
@@ -24,10 +31,26 @@ struct StatusCommand: ParsableCommand {
         Console.say("  stored: \(status.backup.bytesStored.map(Size.readable) ?? "not told")")
         Console.say("  available: \(status.backup.bytesAvailable.map(Size.readable) ?? "without limit")")
         Console.say("  orphans: \(status.backup.orphans)")
+        showUsers(users)
         if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
         if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
         for (name, feature) in status.features.sorted(by: { $0.key < $1.key }) {
             Console.say("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")
         }
+    }
+
+    private func showUsers(_ users: [WireUserUsage]) {
+        var table = Table([
+            ("UID", .right), ("POOLS", .right), ("OBJECTS", .right), ("POOL BYTES", .right), ("RESIDENT", .right), ("BACKED UP", .right),
+        ])
+        func of(_ value: String, _ limit: String?) -> String { limit.map { value + " of " + $0 } ?? value }
+        for user in users {
+            table.add([
+                "\(user.uid)", of("\(user.pools)", user.poolLimit.map { "\($0)" }), of("\(user.objects)", user.objectLimit.map { "\($0)" }),
+                of(Size.readable(user.poolBytes), user.poolBytesLimit.map(Size.readable)), Size.readable(user.residentBytes),
+                of(Size.readable(user.backedUpBytes), user.backedUpLimitBytes.map(Size.readable)),
+            ])
+        }
+        if !users.isEmpty { Console.say(table.text) }
     }
 }

@@ -1,0 +1,190 @@
+import ShrinkClient
+import ShrinkLinux
+import ShrinkProtocol
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import ShrinkEngine
+
+/// Answers revocations of one client on whatever thread asks.
+private final class Listener: Sendable {
+    private let engine: Engine
+    private let client: GateClientID
+    private let answer: @Sendable (Revocation) -> Bool
+
+    /// `answer` false: never acknowledged.
+    init(_ engine: Engine, _ client: GateClientID, _ answer: @escaping @Sendable (Revocation) -> Bool) {
+        self.engine = engine
+        self.client = client
+        self.answer = answer
+        listen(nil)
+    }
+
+    private func listen(_ done: UInt64?) {
+        engine.awaitRevocation(
+            client, acknowledging: done,
+            RevocationWait { revocation in
+                guard let revocation else { return }
+                // Not on the asking thread: it waits.
+                try? DedicatedThread("device") {
+                    if self.answer(revocation) { self.listen(revocation.id) }
+                }.detach()
+            })
+    }
+}
+
+@Suite(.serialized) struct LeaseTests {
+    @Test func leasedPagesGoOnlyAfterTheUserHasLetGo() throws {
+        let fixture = try EngineFixture()
+        let engine = fixture.engine
+        let object = try fixture.makeObject(pages: 16, zeroEvery: 0)
+        let user = try GateUser(engine)
+        let gate = user.gate(try engine.attachGate(object.id, client: user.id))
+        #expect(gate.pin() != nil)
+        try engine.setLease(object.id, true)
+        #expect(try engine.object(object.id).isLeased)
+        let asked = Monitor<[Revocation]>([])
+        let listener = Listener(engine, user.id) { revocation in
+            asked.withLock { $0.append(revocation) }
+            return gate.unpin()
+        }
+        let result = engine.shrink(.object(object.id))
+        #expect(result.failure == nil && result.revokedLeases == 1 && result.unansweredLeases == 0)
+        #expect(result.freedBytes.rawValue == 16 * basePageSize && result.kernelFreedBytes != nil)
+        #expect(asked.withLock { $0.map(\.object) } == [object.id])
+        #expect(try engine.pinGate(object.id, client: user.id).retained)
+        #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
+        // As part of more, and of a number of bytes.
+        let plain = try fixture.makeObject(pages: 4, zeroEvery: 0)
+        let part = engine.shrink(.bytes(ByteCount(4 * basePageSize)))
+        #expect(part.revokedLeases == 0 && part.freedBytes.rawValue == 4 * basePageSize, "the rest is enough")
+        #expect(try engine.object(plain.id).pages.backedUp == 4)
+        let all = engine.shrink(.all)
+        #expect(all.revokedLeases == 1 && all.skippedObjects == 0 && all.freedBytes.rawValue == 16 * basePageSize)
+        #expect(engine.leaseCounters() == LeaseCounters(leasedObjects: 1, revocations: 2, answered: 2, unanswered: 0))
+        // Unpinned, it goes without being asked for.
+        #expect(engine.recover(.all).failure == nil)
+        #expect(engine.shrink(.all).revokedLeases == 0)
+        #expect(asked.withLock { $0.count } == 2)
+        withExtendedLifetime(listener) {}
+        #expect(engine.brokenInvariants() == [])
+    }
+
+    @Test func whoDoesNotAnswerKeepsItsMemory() throws {
+        let fixture = try EngineFixture { $0.revocationMilliseconds = 100 }
+        let engine = fixture.engine
+        let object = try fixture.makeObject(pages: 4, zeroEvery: 0)
+        let user = try GateUser(engine)
+        let gate = user.gate(try engine.attachGate(object.id, client: user.id))
+        #expect(gate.pin() != nil)
+        try engine.setLease(object.id, true)
+        // Nobody listens: nothing to wait for.
+        #expect(engine.shrink(.object(object.id)).failure?.code == .busy)
+        #expect(engine.leaseCounters().unanswered == 1 && engine.leaseCounters().revocations == 0)
+        // Listens, and hangs.
+        let hung = Monitor(0)
+        let listener = Listener(engine, user.id) { _ in
+            hung.withLock { $0 += 1 }
+            return false
+        }
+        let result = engine.shrink(.all)
+        #expect(result.unansweredLeases == 1 && result.freedBytes == .zero && result.failure == nil)
+        let refusal = engine.shrink(.object(object.id)).failure
+        #expect(refusal?.code == .busy)
+        #expect(hung.withLock { $0 } == 1, "asked once, as long as it does not come back")
+        #expect(gate.pins == 1)
+        #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
+        // It acknowledges without unpinning: its word is not enough.
+        let liar = Listener(engine, user.id) { _ in true }
+        let lied = engine.shrink(.object(object.id))
+        #expect(lied.failure?.code == .busy && gate.pins == 1)
+        // It dies: what it held is free.
+        engine.removeGateClient(user.id)
+        #expect(engine.shrink(.object(object.id)).failure == nil)
+        withExtendedLifetime((listener, liar)) {}
+    }
+
+    @Test func aDyingClientEndsTheWaitForIt() throws {
+        let fixture = try EngineFixture { $0.revocationMilliseconds = 60_000 }
+        let engine = fixture.engine
+        let object = try fixture.makeObject(pages: 4, zeroEvery: 0)
+        let user = try GateUser(engine)
+        let gate = user.gate(try engine.attachGate(object.id, client: user.id))
+        #expect(gate.pin() != nil)
+        try engine.setLease(object.id, true)
+        let listener = Listener(engine, user.id) { _ in
+            engine.removeGateClient(user.id)
+            return false
+        }
+        let started = MonotonicTime.now()
+        #expect(engine.shrink(.object(object.id)).failure == nil)
+        #expect(MonotonicTime.now().nanoseconds(since: started) < 50_000_000_000)
+        withExtendedLifetime(listener) {}
+    }
+
+    /// Punching pages that a device holds frees nothing: the file shrinks, the machine's free memory does not. Asking first frees them.
+    @Test func onlyAskingGivesTheKernelItsMemoryBack() throws {
+        let bytes = 256 << 20
+        do throws(Errno) { try FixedBuffers(UnsafeMutableRawBufferPointer(start: nil, count: 0)).unregister() } catch {
+            if error == Errno(rawValue: 38) || error == .notPermitted {
+                return Machine.lacks("io_uring (\(error))", so: "leases are not tried against pages that the kernel holds")
+            }
+        }
+        guard let free = try? MemoryInfo().available, free > UInt64(4 * bytes) else {
+            return Machine.lacks("\(4 * bytes >> 20) MiB of memory", so: "leases are not tried against pages that the kernel holds")
+        }
+        // Others take and give memory on this machine; an attempt that they spoilt is made again.
+        var last = ""
+        for _ in 0..<8 {
+            let naive = try freed(bytes, isLeased: false)
+            let asked = try freed(bytes, isLeased: true)
+            #expect(naive.file == bytes && asked.file == bytes, "the pool's file lost its pages both times")
+            last = "of \(bytes) bytes the kernel got back \(naive.kernel) the naive way, \(asked.kernel) after asking"
+            print(last)
+            if naive.kernel < bytes / 4, asked.kernel > bytes * 3 / 4 { return }
+        }
+        Issue.record("\(last)")
+    }
+
+    /// What a pool's file lost, and what the kernel got back, when an object goes that an io_uring has registered.
+    private func freed(_ bytes: Int, isLeased: Bool) throws -> (file: Int, kernel: Int) {
+        let fixture = try EngineFixture(poolPages: bytes / basePageSize)
+        let engine = fixture.engine
+        let user = try GateUser(engine)
+        let object = try engine.createObject(in: fixture.pool, name: "buffers", size: ByteCount(bytes))
+        let gate = user.gate(try engine.attachGate(object.id, client: user.id, takingOver: 1))
+        // Given up rather than copied, so that no store takes what is freed.
+        try engine.setPurgeable(object.id, true)
+        for page in 0..<object.pageCount { fixture.bytes(object, page)[0] = 1 }
+        let device = Monitor(
+            DeviceHold(try FixedBuffers(UnsafeMutableRawBufferPointer(start: fixture.bytes(object, 0).baseAddress, count: bytes))))
+        defer { device.withLock { $0.letGo() } }
+        guard isLeased else {
+            // Unpinned although the device still has it: what a program does that knows nothing of leases.
+            #expect(gate.unpin())
+            let before = try MemoryInfo().free
+            let result = engine.shrink(.object(object.id))
+            #expect(result.failure == nil)
+            return (result.freedBytes.rawValue, Int(clamping: try MemoryInfo().free) - Int(clamping: before))
+        }
+        try engine.setLease(object.id, true)
+        let listener = Listener(engine, user.id) { _ in
+            device.withLock { $0.letGo() }
+            return gate.unpin()
+        }
+        let result = engine.shrink(.object(object.id))
+        #expect(result.failure == nil && result.revokedLeases == 1)
+        withExtendedLifetime(listener) {}
+        return (result.freedBytes.rawValue, result.kernelFreedBytes?.rawValue ?? 0)
+    }
+
+    private struct DeviceHold: ~Copyable {
+        private var buffers: FixedBuffers?
+
+        init(_ buffers: consuming FixedBuffers) { self.buffers = consume buffers }
+
+        mutating func letGo() { if let buffers = buffers.take() { try? buffers.unregister() } }
+    }
+}
