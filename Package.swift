@@ -61,7 +61,8 @@ let package = Package(
         room("ShrinkLibrary", ["CShrinkd", "ShrinkClient", "ShrinkLinux"]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", "ShrinkProtocol", logging, system]),
-        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("ShrinkPressure", ["ShrinkLinux", system]),
+        room("ShrinkControl", ["ShrinkEngine", "ShrinkPressure", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
         // Programs: they only wire.
@@ -69,8 +70,9 @@ let package = Package(
         program(
             "shrinkd",
             [
-                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
-                logging,
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkPressure", "ShrinkProtocol",
+                "Varlink",
+                system, logging,
                 arguments,
             ]),
         program(
@@ -89,6 +91,7 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
         tests("ShrinkEngineTests", ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", system]),
         tests(
             "ShrinkControlTests",

@@ -91,8 +91,9 @@ public final class ShrinkdClient: Sendable {
 
     private func timeout(_ member: String) -> UInt64? {
         switch member {
-        case Methods.waitForRevocation.member, Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member,
-            Methods.recover.member,
+        // These bring what happens when it happens.
+        case Methods.watchPressure.member, Methods.waitForRevocation.member: nil
+        case Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member, Methods.recover.member,
             Methods.destroyPool.member:
             nil
         default: timeoutMilliseconds

@@ -1,5 +1,6 @@
 public import ShrinkEngine
 import ShrinkLinux
+public import ShrinkPressure
 import ShrinkProtocol
 public import SystemPackage
 public import Varlink
@@ -18,10 +19,13 @@ public final class ControlService: VarlinkInterface {
     let version: String
     let sessions = Sessions()
     let workers: BlockingWorkers
+    /// Nil where nobody looks for pressure.
+    let pressure: PressureMonitor?
 
     /// `version` is what Status tells.
-    public init(engine: Engine, version: String) throws(Errno) {
+    public init(engine: Engine, version: String, pressure: PressureMonitor? = nil) throws(Errno) {
         self.engine = engine
+        self.pressure = pressure
         self.version = version
         workers = try BlockingWorkers()
     }
@@ -63,7 +67,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)
-            default: throw ControlError.varlink(.methodNotFound(call.method))
+            default:
+                if let reply = try await answerAboutPressure(call) { return reply }
+                throw ControlError.varlink(.methodNotFound(call.method))
             }
         } catch {
             throw error.reply
@@ -102,10 +108,11 @@ public final class ControlService: VarlinkInterface {
     }
 
     private func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, version) = (engine, version)
+        let (engine, version, features) = (engine, version, pressure?.status.features ?? [])
         return VarlinkReply(
             try await perform(call, .backup, NoParameters.self) { (_, caller) throws(ControlError) in
                 var reply = StatusReply(engine.status(), version: version)
+                for feature in features { reply.features[feature.name] = WireFeature(available: feature.lack == nil, reason: feature.lack) }
                 if !caller.isAdministrator {
                     // The sums of what the caller sees; how the backup stands is everybody's business.
                     let pools = engine.pools().filter { caller.sees($0) }

@@ -29,6 +29,8 @@ struct BufferObject: BitwiseCopyable {
     var isLeased = false
     /// This engine's own note of how it left the object's gates: all open, or all closed.
     var areGatesOpen = false
+    /// Backed-up pages that the backup no longer has or can't read, as far as found.
+    var damagedPages: UInt32 = 0
 
     /// What the owner wants of the content.
     enum Content: UInt8 {

@@ -31,9 +31,11 @@ struct StatusDocument: Encodable {
     var strayPages: Int
     var damagedPages: Int
     var features: [String: Feature]
+    var pressure: Nullable<PressureDocument>
     var users: [UserDocument]
 
-    init(_ status: StatusReply, _ usage: [WireUserUsage]) {
+    init(_ status: StatusReply, _ pressure: PressureReply?, _ usage: [WireUserUsage]) {
+        self.pressure = Nullable(value: pressure.map { PressureDocument($0) })
         users = usage.map { UserDocument($0) }
         version = status.version
         pools = status.pools
