@@ -6,7 +6,7 @@
 #   make bench   how fast pages go out and come back, through the mount and without it
 #   make library   libshrinkd.so.1 with its header and pkg-config file, for programs in any language: in LIBRARY (.build/library)
 #   make build   optimised programs in .build/release
-#   make install   programs with Swift inside, units, settings, man pages and docs: PREFIX (/usr) below DESTDIR (nothing)
+#   make install   programs with Swift inside, libshrinkd, units, settings, man pages and docs: PREFIX (/usr) below DESTDIR (nothing)
 #   make lint    formatting, as CI sees it
 #   make deps    only install what is missing (as root), or name the command that would
 
@@ -36,6 +36,8 @@ STATIC = swift build -c release --static-swift-stdlib --scratch-path .build-stat
 install:
 ifeq ($(BIN),)
 	@for program in shrinkd backupfs shrinkctl; do $(STATIC) --product $$program || exit 1; done
+	@$(STATIC) --target ShrinkLibrary
+	@.ci/library "$$($(STATIC) --show-bin-path)" "$(DESTDIR)$(PREFIX)" "$(PREFIX)"
 	@BIN=$$($(STATIC) --show-bin-path) DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install
 else
 	@BIN="$(BIN)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install

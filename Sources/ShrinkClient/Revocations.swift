@@ -39,6 +39,7 @@ final class RevocationWatch: Sendable {
             return true
         }
         guard isFirst else { throw ShrinkdError(.busy, "this client has a handler of revocations already, or was closed") }
+        _ = try connection.call(Methods.listenForRevocations, GateClientAddress(gateClientId: gateClientID))
         do throws(Errno) {
             // The thread ends with the connection, and holds the client no longer than that.
             try DedicatedThread("shrink-revoke") { Self.serve(connection, gateClientID, handler) }.detach()

@@ -58,6 +58,7 @@ public final class ControlService: VarlinkInterface {
             case Methods.attachGate.member: return try await attachGate(call)
             case Methods.detachGate.member: return try await detachGate(call)
             case Methods.pinGate.member: return try await pinGate(call)
+            case Methods.listenForRevocations.member: return try await listenForRevocations(call)
             case Methods.waitForRevocation.member: return try await waitForRevocation(call)
             case Methods.getLeases.member: return try await getLeases(call)
             case Methods.shrink.member: return try await shrink(call)
@@ -150,4 +151,5 @@ extension SetPurgeableParameters: VarlinkParameters {}
 extension SetLeaseParameters: VarlinkParameters {}
 extension ListUsersParameters: VarlinkParameters {}
 extension WaitForRevocationParameters: VarlinkParameters {}
+extension GateClientAddress: VarlinkParameters {}
 extension SetFaultParameters: VarlinkParameters {}

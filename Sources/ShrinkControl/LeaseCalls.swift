@@ -8,16 +8,11 @@ extension ControlService {
     func waitForRevocation(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let parameters: WaitForRevocationParameters
         do throws(VarlinkError) { parameters = try call.decode(WaitForRevocationParameters.self) } catch { throw .varlink(error) }
-        let caller = Caller(call.connection.peer)
-        guard let number = UInt32(exactly: parameters.gateClientId), number > 0 else { throw .parameter("gateClientId") }
         let acknowledged = parameters.acknowledgedRevocationId.map { UInt64(clamping: $0) }
-        let client = GateClientID(rawValue: number)
-        guard let owner = engine.owner(of: client), caller.isAdministrator || owner == caller.userID else {
-            throw Self.noSuchClient(number)
-        }
+        let client = try Self.client(parameters.gateClientId, Caller(call.connection.peer), engine)
         let engine = engine
         let revocation = await Self.next(engine, client, acknowledged)
-        guard let revocation else { throw Self.noSuchClient(number) }
+        guard let revocation else { throw Self.noSuchClient(client.rawValue) }
         return VarlinkReply(
             RevocationReply(
                 objectId: Int(revocation.object.rawValue), revocationId: Int(clamping: revocation.id),
@@ -36,6 +31,22 @@ extension ControlService {
         } onCancel: {
             if let wait = slot.cancel() { engine.callOff(wait, of: client) }
         }
+    }
+
+    func listenForRevocations(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
+        let engine = engine
+        try await perform(call, .bookkeeping, GateClientAddress.self) { (address, caller) throws(ControlError) in
+            engine.listenForRevocations(try Self.client(address.gateClientId, caller, engine))
+        }
+        return VarlinkReply()
+    }
+
+    /// A client with gates, if the caller acts for the same uid.
+    private static func client(_ id: Int, _ caller: Caller, _ engine: Engine) throws(ControlError) -> GateClientID {
+        guard let number = UInt32(exactly: id), number > 0 else { throw .parameter("gateClientId") }
+        let client = GateClientID(rawValue: number)
+        guard let owner = engine.owner(of: client), caller.isAdministrator || owner == caller.userID else { throw noSuchClient(number) }
+        return client
     }
 
     private static func noSuchClient(_ number: UInt32) -> ControlError {

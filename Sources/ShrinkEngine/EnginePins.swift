@@ -33,20 +33,19 @@ extension Engine {
         let slot = try reserve(id, cancellation: cancellation)
         defer { release(slot) }
         let isLost = try clearIfLost(slot)
-        let isResident = state.withLock { state -> Bool in
-            guard state.objects[slot].backedUpPages == 0 else { return false }
+        let pinned = state.withLock { state -> BufferObject? in
+            guard state.objects[slot].backedUpPages == 0 else { return nil }
             if state.objects[slot].pinCount == 0 { state.pool(of: slot).pinnedObjects += 1 }
             state.change(slot) { object in
                 object.pinCount += 1
                 object.isExhausted = false
             }
-            return true
+            return state.objects[slot]
         }
-        guard isResident else { return nil }
+        guard let pinned else { return nil }
         forgetZeroWords(slot)
-        openGatesIfWhole(slot)
-        let generation = state.withLock { $0.objects[slot].purgeGeneration }
-        return PinAnswer(retained: !isLost, purgeGeneration: generation % GateWord.generations)
+        if pinned.firstGate != GateTable.none { openGatesIfWhole(slot) }
+        return PinAnswer(retained: !isLost, purgeGeneration: pinned.purgeGeneration % GateWord.generations)
     }
 
     /// Content that was given up becomes zeros; true if it was. Zeros first, answer afterwards: nobody ever reads the rest of what was given up.

@@ -52,7 +52,9 @@ extension Engine {
         } catch {
             guard unanswered > 0, error.code == .busy else { throw error }
             throw EngineError(
-                .busy, "\(id) is leased, and its users did not let go of it within \(configuration.revocationMilliseconds) ms; it stays")
+                .busy,
+                "\(id) is leased, and its users did not let go of it: nobody listened, or not within \(configuration.revocationMilliseconds) ms; it stays"
+            )
         }
         result.unansweredLeases = unanswered
         return result

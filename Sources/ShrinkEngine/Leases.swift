@@ -79,6 +79,13 @@ final class LeaseBroker: Sendable {
         if let next { wait.deliver(next) }
     }
 
+    /// From now on the client can be asked: it will fetch what it is asked with its next wait.
+    func beginListening(_ client: GateClientID) {
+        state.withLock { state in
+            if state.listeners[client.rawValue] == nil { state.listeners[client.rawValue] = .some(nil) }
+        }
+    }
+
     /// Whoever waited has gone; nobody listens for the client until it waits again.
     func callOff(_ client: GateClientID, _ wait: RevocationWait) {
         let isWaiting = state.withLock { state in
@@ -189,6 +196,12 @@ extension Engine {
         }
     }
 
+    /// The client is about to wait for revocations: what it is asked from now on waits for it.
+    public func listenForRevocations(_ client: GateClientID) {
+        leases.beginListening(client)
+        if state.withLock({ $0.gates.clients[client.rawValue] }) == nil { leases.end(client) }
+    }
+
     /// Hears of the next revocation for a client. `acknowledging`: what it was told last, and has done by now.
     public func awaitRevocation(_ client: GateClientID, acknowledging: UInt64? = nil, _ wait: RevocationWait) {
         guard state.withLock({ $0.gates.clients[client.rawValue] }) != nil else { return wait.deliver(nil) }
@@ -272,16 +285,28 @@ extension Engine {
                 if error.code == .busy { result.unansweredLeases += 1 }
             }
         }
-        guard freedPages > 0, let before, let after = (try? MemoryInfo().free).map({ Int(clamping: $0) }) else { return }
-        let gained = after - before
-        result.kernelFreedBytes = ByteCount((result.kernelFreedBytes?.rawValue ?? 0) + gained)
         let freedBytes = freedPages * basePageSize
+        guard freedPages > 0, let before, let gained = Self.gain(over: before, wanted: freedBytes) else { return }
+        result.kernelFreedBytes = ByteCount((result.kernelFreedBytes?.rawValue ?? 0) + gained)
         logger.info(
             "Leased memory went.", metadata: ["freed_bytes": "\(freedBytes)", "kernel_freed_bytes": "\(gained)"])
         if gained < freedBytes / 2, freedBytes >= Self.measurableBytes {
             logger.warning(
                 "The kernel got back less than was freed: something still holds the pages (a device, another mapping), or others took memory.",
                 metadata: ["freed_bytes": "\(freedBytes)", "kernel_freed_bytes": "\(gained)"])
+        }
+    }
+
+    /// What free memory grew by: what a device let go of is freed a little later, so the most that is seen in a short while.
+    private static func gain(over before: Int, wanted: Int) -> Int? {
+        let deadline = MonotonicTime.now().advanced(milliseconds: 500)
+        let never = Monitor(())
+        var most: Int?
+        while true {
+            if let free = try? MemoryInfo().free { most = max(most ?? .min, Int(clamping: free) - before) }
+            guard let gained = most else { return nil }
+            if gained >= wanted / 10 * 9 || MonotonicTime.now() >= deadline { return gained }
+            _ = never.wait(deadline: MonotonicTime.now().advanced(milliseconds: 10)) { _ in Void?.none }
         }
     }
 

@@ -210,6 +210,9 @@ public enum ShrinkInterface {
         # For one who found the gate closed: brings the object's pages back, opens its gates and adds a pin to this connection's word, to be undone there.
         method PinGate(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
+        # From now on the users of these gates can be asked: what they are asked waits for WaitForRevocation, which is called next.
+        method ListenForRevocations(gateClientId: int) -> ()
+
         # Waits, as long as it takes, until the users of a leased object are asked to let go of it. gateClientId: whose revocations, from MapGates on
         # another connection of the same uid: this call occupies its own. acknowledgedRevocationId: what was told last and is done by now: the device is
         # quiesced and the object unpinned. The answer is waited for deadlineMilliseconds after it was asked; the one who comes late keeps its memory.

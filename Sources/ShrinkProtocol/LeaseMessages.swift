@@ -1,5 +1,12 @@
 // What calls about leased memory carry. The meaning of each field is in the interface's text (InterfaceText.swift).
 
+public struct GateClientAddress: Codable, Sendable {
+    public static let parameterNames = ["gateClientId"]
+    public var gateClientId: Int
+
+    public init(gateClientId: Int) { self.gateClientId = gateClientId }
+}
+
 public struct WaitForRevocationParameters: Codable, Sendable {
     public static let parameterNames = ["gateClientId", "acknowledgedRevocationId"]
     public var gateClientId: Int

@@ -25,6 +25,7 @@ public enum Methods {
     public static let attachGate = WireMethod<ObjectAddress, AttachGateReply>(member: "AttachGate")
     public static let detachGate = WireMethod<ObjectAddress, NoReply>(member: "DetachGate")
     public static let pinGate = WireMethod<ObjectAddress, PinReply>(member: "PinGate")
+    public static let listenForRevocations = WireMethod<GateClientAddress, NoReply>(member: "ListenForRevocations")
     public static let waitForRevocation = WireMethod<WaitForRevocationParameters, RevocationReply>(member: "WaitForRevocation")
     public static let getLeases = WireMethod<NoParameters, LeasesReply>(member: "GetLeases")
     public static let shrink = WireMethod<ShrinkParameters, ShrinkReply>(member: "Shrink")

@@ -79,7 +79,6 @@ import Varlink
                 let program = try RunningProgram(path, [state, "\(shared.objectID)"], socket: control.path, library: programs.prefix)
                 #expect(control.eventually { program.said.contains("ready") }, "\(state): \(program.said)")
                 if state == "revoked" {
-                    #expect(control.eventually { (1...100).contains { control.engine.listensForRevocations(GateClientID(rawValue: $0)) } })
                     // Killed while the daemon waits for its answer.
                     let shrunk = Monitor<ShrinkResult?>(nil)
                     try DedicatedThread("shrink") {

@@ -46,6 +46,7 @@ private struct Sample {
                 CreatePoolParameters.parameterNames),
             try Sample(
                 WaitForRevocationParameters(gateClientId: 1, acknowledgedRevocationId: 1), WaitForRevocationParameters.parameterNames),
+            try Sample(GateClientAddress(gateClientId: 1), GateClientAddress.parameterNames),
             try Sample(ListUsersParameters(afterUid: 1), ListUsersParameters.parameterNames),
             try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
             try Sample(create, CreateObjectParameters.parameterNames),
@@ -84,7 +85,8 @@ private struct Sample {
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
-            Methods.waitForRevocation.member, Methods.getLeases.member, Methods.setPurgeable.member, Methods.setLease.member,
+            Methods.listenForRevocations.member, Methods.waitForRevocation.member, Methods.getLeases.member, Methods.setPurgeable.member,
+            Methods.setLease.member,
             Methods.mapGates.member, Methods.attachGate.member,
             Methods.detachGate.member, Methods.pinGate.member, Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member,
             Methods.clearFaults.member,
