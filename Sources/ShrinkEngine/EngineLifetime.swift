@@ -39,7 +39,9 @@ extension Engine {
                 objects.append(
                     BufferObject(
                         id: record.id, pool: id.rawValue, record: UInt32(index), firstPage: record.firstPage, pageCount: record.pageCount,
-                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content))
+                        purgeGeneration: record.purgeGeneration,
+                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content,
+                        isLeased: record.lease != 0))
             }
         }
         pool.adoptRecords(live: live, highest: highest)
