@@ -47,8 +47,11 @@ public final class Engine: Sendable {
         self.backup = backup
         self.configuration = configuration
         self.logger = logger
-        staging = try StagingPool(count: max(1, configuration.concurrentOperations))
-        team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
+        let helpers = max(0, configuration.copyWorkers - 1)
+        var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
+        team = try CopyTeam(Array(buffers.suffix(helpers)))
+        buffers.removeLast(helpers)
+        staging = StagingPool(buffers)
         room = try Room(configuration)
         ahead = RecoverAhead()
         availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)

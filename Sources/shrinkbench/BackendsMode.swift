@@ -44,7 +44,7 @@ struct BackendsMode: ParsableCommand {
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
         let room = pages.count + (256 << 20)
-        let packed = try scratch.serve(store: try scratch.memoryDirectory("packed", sizeBytes: room), ["--layout", "packed"])
+        let packed = try scratch.serve(store: try scratch.packedDirectory("packed", sizeBytes: room), ["--layout", "packed"])
         let diskDirectory = disk ?? scratch.path + "/disk"
         if disk == nil { try Files.makeDirectory(diskDirectory) }
         let zram = try Zram(sizeBytes: pages.count * 2)

@@ -85,7 +85,7 @@ struct PackedMode: ParsableCommand {
         let gib = Double(pages.count) / Double(1 << 30)
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
-        let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + (256 << 20))
+        let store = try scratch.packedDirectory("store", sizeBytes: pages.count + (256 << 20))
         let server = try scratch.serve(store: store, ["--layout", "packed", "--codec", codec])
         let zram = try Zram(sizeBytes: pages.count * 2)
         defer { zram.remove() }

@@ -188,6 +188,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             KillPoint.entryRemoved.pass()
             changes.remove(old, self, page)
         }
+        changes.dead.settle(core)
         KillPoint.entriesRemoved.pass()
         apply(changes)
         // Not every caller has a worker's context, whose return would do it.
@@ -204,6 +205,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             changes.add(pending[i].entry)
             changes.remove(old, self, pending[i].page)
         }
+        changes.dead.settle(core)
         apply(changes)
     }
 
@@ -214,6 +216,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var changes = Changes()
         changes.add(entry)
         changes.remove(expected, self, page)
+        changes.dead.settle(core)
         apply(changes)
         return true
     }
@@ -223,6 +226,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var pages = 0
         var bytes = 0
         var fills = 0
+        var dead = DeadPages()
 
         @inline(__always) mutating func add(_ entry: IndexEntry) {
             if entry.isAbsent { return }
@@ -239,8 +243,30 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             case .fill: fills -= 1
             case .block:
                 bytes -= old.share
-                object.core.forget(old)
+                dead.add(old, object.core)
             }
+        }
+    }
+
+    /// Pages of one segment that died one after the other: told to the table at once, for neighbours in an object mostly are in a segment.
+    private struct DeadPages {
+        private var segment = -1
+        private var pages = 0
+        private var bytes = 0
+
+        @inline(__always) mutating func add(_ old: IndexEntry, _ core: StoreCore) {
+            let segment = core.geometry.segment(of: old.location)
+            if segment != self.segment {
+                settle(core)
+                self.segment = segment
+            }
+            pages += 1
+            bytes += old.share
+        }
+
+        @inline(__always) mutating func settle(_ core: StoreCore) {
+            if pages > 0 { core.table.drop(segment, pages: pages, bytes: bytes) }
+            (segment, pages, bytes) = (-1, 0, 0)
         }
     }
 
