@@ -165,8 +165,17 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
                 try index.pointee.free(from: pages, to: index.pointee.capacity)
                 KillPoint.indexPunched.pass()
             }
+            try requireIndex()
         }
         noteModified(.now())
+    }
+
+    /// EIO if the index is not what is in its file: what was just stored in it may be nowhere. The caller holds the lock.
+    func requireIndex() throws(Errno) {
+        guard index.pointee.isLost else { return }
+        core.counters.damagedEntries.add(1, ordering: .relaxed)
+        core.damage.note(object: id.rawValue, page: 0, tier: nil, "its index was cut short or can't be read, the object takes no changes")
+        throw .ioError
     }
 
     // MARK: Entries
