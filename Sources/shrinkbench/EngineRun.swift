@@ -18,6 +18,8 @@ final class EngineRun {
 
     init(directory: String, data: RealPages, objectBytes: Int, copyWorkers: Int) throws {
         self.data = data
+        // As shrinkd does: each object's file stays open.
+        try ThisProcess.raiseDescriptorLimit()
         var configuration = Engine.Configuration()
         configuration.copyWorkers = copyWorkers
         var logger = Logger(label: "shrinkbench") { StreamLogHandler.standardError(label: $0) }
