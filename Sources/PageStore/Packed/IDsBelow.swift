@@ -29,6 +29,7 @@ struct IDsBelow: ~Copyable {
             if got != 1 || byte[0] != 0xff {
                 if let error = UsedIDs.writeFull(line, to: file.number) { throw error }
                 try Files.sync(file.number, dataOnly: true)
+                KillPoint.idsMarkedBelow.pass()
             }
             lastMarked = line
         } catch {

@@ -48,7 +48,9 @@ enum IndexCopies {
         // As long as the index, so that one that was cut short is known by its length.
         try Files.truncate(file.number, to: ObjectIndex.fileBytes(forPages: capacity))
         try Files.sync(file.number)
+        KillPoint.indexCopied.pass()
         try Files.rename(name + ".new", to: name, at: directory.number)
+        KillPoint.indexCopyRenamed.pass()
         try Files.sync(directory.number)
     }
 
