@@ -54,7 +54,10 @@ let package = Package(
         room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
-        room("ShrinkControl", ["ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room("ShrinkPressure", ["ShrinkLinux", system]),
+        room(
+            "ShrinkControl",
+            ["ServiceSupport", "ShrinkEngine", "ShrinkPressure", "ShrinkLinux", "ShrinkProtocol", "Varlink", system, logging]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
         // Programs: they only wire.
@@ -62,8 +65,9 @@ let package = Package(
         program(
             "shrinkd",
             [
-                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkProtocol", "Varlink", system,
-                logging,
+                "ServiceSupport", "ShrinkControl", "ShrinkEngine", "ShrinkKeeper", "ShrinkLinux", "ShrinkPressure", "ShrinkProtocol",
+                "Varlink",
+                system, logging,
                 arguments,
             ]),
         program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
@@ -80,6 +84,7 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
         tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
         tests(
             "ShrinkControlTests",
@@ -94,10 +99,15 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
-                system,
+                "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", "backupfs",
+                "shrinkctl",
+                "shrinkd", "survivor", system,
             ]),
-        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
+        // A client that is right to the end whatever is killed under it.
+        .executableTarget(
+            name: "survivor", dependencies: ["ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", system],
+            path: "Tests/Survivor", swiftSettings: strict),
+        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", "survivor", system]),
         // A workload for the packed store: done by a program that is killed, and by one that measures.
         .target(
             name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",

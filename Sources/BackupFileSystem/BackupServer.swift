@@ -27,17 +27,22 @@ public protocol Starter: Sendable {
     func forgetMount()
     func ready()
     func stopping()
+    /// From now on `isAlive` tells whether requests are being served.
+    func watch(_ isAlive: @escaping @Sendable () -> Bool)
 }
 
 /// What a predecessor on the same mount left with the starter.
 public struct InheritedMount: ~Copyable {
     var device: OwnedDescriptor
-    /// Without it the connection can't be served, only ended.
+    /// Without it the connection can't be served, only ended; unless nobody has served it yet.
     var state: OwnedDescriptor?
+    /// A helper mounted it for this server.
+    var isFresh: Bool
 
-    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor?) {
+    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor?, isFresh: Bool = false) {
         self.device = device
         self.state = state
+        self.isFresh = isFresh
     }
 }
 
@@ -97,6 +102,7 @@ public enum BackupServer {
                 "passthrough": "\(session.tree.passthrough.verdict)",
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
+        starter.watch { session.isServing() }
         starter.ready()
         waitForEnd(session, signals)
         return end(session, place, starter, stopManner, logger)
@@ -116,9 +122,16 @@ public enum BackupServer {
         if let inherited {
             previous = .lost
             do throws(Errno) {
+                let isFresh = inherited.isFresh
                 let device = inherited.device
                 // Aborted, or unmounted while nobody served it: nothing to take over.
                 let isDead = try FuseDevice.isDead(device.number)
+                if !isDead, isFresh {
+                    let connection = Connection(device: SharedDescriptor(device), saved: try SessionState(), isResumed: false)
+                    // Before FUSE_INIT is answered: from then on the connection is of no use without its state.
+                    starter.keepMount(device: connection.device.number, state: connection.saved.descriptor.number)
+                    return connection
+                }
                 if !isDead, let state = inherited.state, let saved = try SessionState(inherited: state) {
                     return Connection(device: SharedDescriptor(device), saved: saved, isResumed: true)
                 }

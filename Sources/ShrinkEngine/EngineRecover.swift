@@ -95,12 +95,16 @@ extension Engine {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
             state.pool(of: slot).backedUpPages -= outcome.recoveredPages
+            var newlyDamaged = 0
             state.change(slot) { object in
                 object.backedUpPages -= UInt32(outcome.recoveredPages)
                 // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
                 if outcome.recoveredPages > 0 || outcome.failure != nil { object.isExhausted = false }
+                // A page that stays bad is met again with every try, and counts once.
+                newlyDamaged = outcome.failedPages - Int(object.damagedPages)
+                if newlyDamaged > 0 { object.damagedPages = UInt32(outcome.failedPages) }
             }
-            state.damagedPages += outcome.failedPages
+            state.damagedPages += max(0, newlyDamaged)
             if outcome.recoveredPages > 0 { state.bump(slot) }
         }
         if outcome.failedPages > 0, let failure = outcome.failure {

@@ -10,7 +10,8 @@ public enum ShrinkInterface {
         # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
         #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
         #   mmap alone: read, write and fallocate on it bypass the contract.
-        # - Pins belong to the connection that made them and end with it.
+        # - Pins belong to the connection that made them and end with it. Only if the daemon's engine dies, and is started again, they are
+        #   held: until the client resumes its session, until its process has ended, or for a grace.
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
@@ -28,12 +29,32 @@ public enum ShrinkInterface {
         )
 
         # mount: the directory of the backup. bytesStored: what its objects take there, null where it does not tell.
-        # bytesAvailable: what may still be stored, null without a limit. orphans: objects in it that no pool knows.
+        # bytesAvailable: what may still be stored, null without a limit. orphans: objects in it that no pool knows. silentMilliseconds: null;
+        # or for how long the backup has not answered, and then the rest is what it last said.
         type Backup (
           mount: string,
           bytesStored: ?int,
           bytesAvailable: ?int,
-          orphans: int
+          orphans: int,
+          silentMilliseconds: ?int
+        )
+
+        # What the daemon's engines went through since the pools of now were first kept. starts: engines that have worked with them.
+        # healedPages: found in two places after a death, and put right. lostPages: found nowhere. waitingSessions: of clients that have not
+        # come back yet. descriptors: what the daemon's starter keeps for it, of at most descriptorLimit; null if it keeps none.
+        type Survival (
+          starts: int,
+          healedPages: int,
+          lostPages: int,
+          waitingSessions: int,
+          descriptors: int,
+          descriptorLimit: ?int
+        )
+
+        # Pins that a connection has of an object.
+        type ObjectPin (
+          objectId: int,
+          count: int
         )
 
         # Something that a machine may lack. reason: why it is not available, or null.
@@ -110,8 +131,21 @@ public enum ShrinkInterface {
           backup: Backup,
           strayPages: int,
           damagedPages: int,
-          features: [string]Feature
+          features: [string]Feature,
+          survival: Survival
         )
+
+        # The connection's session: the token brings what the connection holds back after the engine's death. graceMilliseconds: how long a
+        # new engine waits for a client whose process lives.
+        method OpenSession() -> (sessionToken: string, graceMilliseconds: int)
+
+        # Gives this connection, which holds nothing yet, the session of a connection that the engine's death ended: its pins and pools.
+        # For the same uid. poolIds: the pools whose memory it was given; they can be opened again, but a mapping that is there stays good.
+        method ResumeSession(sessionToken: string) -> (poolIds: []int)
+
+        # This connection's own pins, in ascending order of objectId, at most 1024 a reply; called again with afterObjectId set to
+        # nextAfterObjectId until that is null. Tells a client which call was done whose reply it lost.
+        method ListPins(afterObjectId: ?int) -> (pins: []ObjectPin, nextAfterObjectId: ?int)
 
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
         # poolFileDescriptor: the pool's memory, of fixed size.
@@ -223,6 +257,55 @@ public enum ShrinkInterface {
         # Takes all faults away; calls that one of them holds go on. For whom SetFault is.
         method ClearFaults() -> ()
 
+        # What one whole has left: the machine, or a memory cgroup by its directory. Below lowBytes shrinking begins, at highBytes it ends.
+        type Headroom (
+          scope: string,
+          totalBytes: int,
+          availableBytes: int,
+          lowBytes: int,
+          highBytes: int
+        )
+
+        # One decision about memory pressure. number: counted from 1 since the start. time: seconds since 1970. action: hold, reclaim, or
+        # would-reclaim (a dry run). reason: calm, at-floor, nothing-left, io-busy, over-budget, backing-off, stall-elsewhere (to hold); below-low,
+        # below-high, told, stall, idle, request (to act). text: the same for people, with figures. urgent: nearly out of memory, so that gates
+        # and budgets did not hold. The rest is what came of it, null where nothing was done.
+        type PressureDecision (
+          number: int,
+          time: int,
+          action: string,
+          reason: string,
+          text: string,
+          goalBytes: int,
+          urgent: bool,
+          freedBytes: ?int,
+          storedBytes: ?int,
+          netFreedBytes: ?int,
+          durationNanoseconds: ?int,
+          failure: ?string
+        )
+
+        # How memory stands and what is done about it. mode: on, dry-run or off. The stalls are percents of the last 10 seconds, null where the kernel
+        # does not tell. steps, freedBytes, storedBytes: since the start, by the daemon's own decisions. listeners: services at the pressure socket.
+        # decisions: the latest, oldest first; one to hold is there once, however long it lasts.
+        method GetPressure() -> (
+          mode: string,
+          headrooms: []Headroom,
+          memoryStallPercent: ?float,
+          ioStallPercent: ?float,
+          steps: int,
+          freedBytes: int,
+          storedBytes: int,
+          listeners: int,
+          decisions: []PressureDecision
+        )
+
+        # With `more` alone: the latest decision, then each as it is made, without an end.
+        method WatchPressure() -> (decision: PressureDecision)
+
+        # Tells the services that listen at the pressure socket to give memory back. For root and the daemon's own user.
+        method TellPressure() -> (listeners: int)
+
         # There is no such pool among those that the caller sees.
         error NoSuchPool (message: string)
 
@@ -273,6 +356,9 @@ public enum ShrinkInterface {
 
         # The file server does not know such a fault; the message says what there is.
         error InvalidFault (message: string)
+
+        # No session waits under that token: its pins are gone.
+        error NoSuchSession (message: string)
 
         # The system refused something that is not the caller's fault.
         error SystemFailure (message: string)

@@ -40,6 +40,8 @@ private struct Sample {
         (recover.objectId, recover.everything) = (1, true)
         let samples = [
             try Sample(NoParameters(), NoParameters.parameterNames),
+            try Sample(ResumeSessionParameters(sessionToken: "a"), ResumeSessionParameters.parameterNames),
+            try Sample(ListPinsParameters(afterObjectId: 1), ListPinsParameters.parameterNames),
             try Sample(anyPool, PoolAddress.parameterNames),
             try Sample(CreatePoolParameters(poolName: "a", sizeBytes: 1), CreatePoolParameters.parameterNames),
             try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
@@ -72,11 +74,13 @@ private struct Sample {
     @Test func theTextNamesEveryMethodErrorAndMemberOfTheTypes() throws {
         let text = ShrinkInterface.text
         let members = [
-            Methods.status.member, Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
+            Methods.status.member, Methods.openSession.member, Methods.resumeSession.member, Methods.listPins.member,
+            Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
             Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
+            Methods.getPressure.member, Methods.watchPressure.member, Methods.tellPressure.member,
         ]
         for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }
         #expect(text.split(separator: "\n").count { $0.hasPrefix("method ") } == members.count)
@@ -96,7 +100,8 @@ private struct Sample {
         let object = WireObject(
             objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1, priority: 1,
             pinCount: 1, pages: pages)
-        let backup = WireBackup(mount: "/", bytesStored: 1, bytesAvailable: 1, orphans: 1)
+        var backup = WireBackup(mount: "/", bytesStored: 1, bytesAvailable: 1, orphans: 1)
+        backup.silentMilliseconds = 1
         let failure = WireFailure(errorName: "a", message: "b")
         var shrink = ShrinkReply()
         (shrink.goalBytes, shrink.failure) = (1, failure)
@@ -110,8 +115,16 @@ private struct Sample {
         try add(backup)
         try add(failure)
         try add(WireFeature(available: true, reason: "r"))
-        try add(
-            StatusReply(version: "1", pools: 1, objects: 1, pages: pages, backup: backup, strayPages: 1, damagedPages: 1, features: [:]))
+        var status = StatusReply(
+            version: "1", pools: 1, objects: 1, pages: pages, backup: backup, strayPages: 1, damagedPages: 1, features: [:])
+        let survival = WireSurvival(starts: 1, healedPages: 1, lostPages: 1, waitingSessions: 1, descriptors: 1, descriptorLimit: 1)
+        status.survival = survival
+        try add(status)
+        try add(survival)
+        try add(OpenSessionReply(sessionToken: "a", graceMilliseconds: 1))
+        try add(ResumeSessionReply(poolIds: [1]))
+        try add(WirePin(objectId: 1, count: 1))
+        try add(ListPinsReply(pins: [WirePin(objectId: 1, count: 1)], nextAfterObjectId: 1))
         try add(PoolReply(pool: pool, poolFileDescriptor: 0))
         try add(ListPoolsReply(pools: [pool], nextAfterPoolId: 1))
         try add(ObjectReply(bufferObject: object))
@@ -126,6 +139,17 @@ private struct Sample {
                     operation: "read", errno: "EIO", delayMilliseconds: 1, probability: 0.5, every: 1, count: 1, objectId: 1, seenCalls: 1,
                     hits: 1)
             ]))
+        var decision = WirePressureDecision(number: 1, time: 1, action: "hold", reason: "calm", text: "t", goalBytes: 1, urgent: true)
+        (decision.freedBytes, decision.storedBytes, decision.netFreedBytes, decision.durationNanoseconds) = (1, 1, 1, 1)
+        decision.failure = "f"
+        try add(decision)
+        try add(WireHeadroom(scope: "machine", totalBytes: 1, availableBytes: 1, lowBytes: 1, highBytes: 1))
+        try add(
+            PressureReply(
+                mode: "on", headrooms: [], memoryStallPercent: 1, ioStallPercent: 1, steps: 1, freedBytes: 1, storedBytes: 1, listeners: 1,
+                decisions: [decision]))
+        try add(WatchPressureReply(decision: decision))
+        try add(TellPressureReply(listeners: 1))
         return all
     }
 
