@@ -106,6 +106,7 @@ final class SwappedMemory {
         var outNanoseconds: UInt64
         var backNanoseconds: UInt64
         var outCPUNanoseconds: UInt64
+        var backCPUNanoseconds: UInt64
         var pagesLeft: Int
         var compressedBytes: Int
         var usedBytes: Int
@@ -144,15 +145,18 @@ final class SwappedMemory {
         var resident = [UInt8](repeating: 0, count: data.pageCount)
         mincore(memory.base, data.count, &resident)
         let left = resident.count { $0 & 1 != 0 }
+        let touchCPU = ProcessorTime.ofThisProcess()
         let touchStarted = MonotonicTime.now()
         try inThreads(ranges()) { range in
             // A volatile read, or the optimiser sees that nobody needs the bytes.
             for offset in stride(from: range.lowerBound, to: range.upperBound, by: basePageSize) { base.touch(offset) }
         }
         let back = MonotonicTime.now().nanoseconds(since: touchStarted)
+        let backCPU = ProcessorTime.ofThisProcess() - touchCPU
         guard memcmpEqual(memory.base, data.bytes.baseAddress!, data.count) else { throw BenchError("zram's content differs") }
         return Figures(
-            outNanoseconds: out, backNanoseconds: back, outCPUNanoseconds: outCPU, pagesLeft: left, compressedBytes: stored.compressedBytes,
+            outNanoseconds: out, backNanoseconds: back, outCPUNanoseconds: outCPU, backCPUNanoseconds: backCPU, pagesLeft: left,
+            compressedBytes: stored.compressedBytes,
             usedBytes: stored.usedBytes)
     }
 
