@@ -1,6 +1,5 @@
 public import Logging
 public import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// Pools of buffer objects whose pages go out to a backup and come back.
@@ -24,6 +23,12 @@ public final class Engine: Sendable {
         public var maximumResident: ByteCount?
         /// What recover leaves of this process's memory cgroup.
         public var cgroupReserve = ByteCount.mebibytes(4)
+        /// How long the users of leased memory may take to let go of it.
+        public var revocationMilliseconds: UInt64 = 5_000
+        /// What each uid may take, but root and `unlimitedUser`.
+        public var userLimits = UserLimits()
+        /// The user who runs the daemon.
+        public var unlimitedUser = ThisProcess.userID
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
 
@@ -38,8 +43,7 @@ public final class Engine: Sendable {
     let team: CopyTeam
     let room: Room
     let ahead: RecoverAhead
-    /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
-    let availableBackupBytes = Atomic<UInt64>(0)
+    let leases = LeaseBroker()
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -51,7 +55,6 @@ public final class Engine: Sendable {
         team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
         room = try Room(configuration)
         ahead = RecoverAhead()
-        availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
 
     deinit { ahead.end() }
@@ -61,25 +64,31 @@ public final class Engine: Sendable {
     /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages.
     ///
     /// `backup`: where its pages go, if not to the engine's own backup.
-    public func createPool(name: String, owner: UInt32, size: ByteCount, backup: (any Backup)? = nil) throws(EngineError) -> PoolInfo {
+    public func createPool(
+        name: String, owner: UInt32, size: ByteCount, limits: PoolLimits = PoolLimits(), backup: (any Backup)? = nil
+    ) throws(EngineError) -> PoolInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
             throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) below 16 TiB")
         }
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()
-            guard state.pools.count < EngineLimits.pools else {
-                throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
-            }
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
+            try checkRoomForPool(size.rawValue, owner, state)
             defer { state.nextPool += 1 }
             return PoolID(rawValue: state.nextPool)
         }
-        // Made outside the lock; the name is checked once more when it goes in.
-        let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup)
+        // Made outside the lock; everything is checked once more when it goes in.
+        let pool = try Pool(
+            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup)
+        let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
+            try state.checkRunning()
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
-            state.pools[id] = pool
+            try checkRoomForPool(size.rawValue, owner, state)
+            state.enter(pool, availableBytes: available)
         }
         logger.info(
             "pool made", metadata: ["pool": "\(id.rawValue)", "name": "\(name)", "owner": "\(owner)", "size_bytes": "\(size.rawValue)"])
@@ -93,8 +102,12 @@ public final class Engine: Sendable {
             guard pool.pinnedObjects == 0 else {
                 throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
             }
+            let ids = state.objectIDs(in: id)
+            if let pinned = ids.first(where: { object in state.objects.slot(of: object).map { state.gatePins($0) > 0 } ?? false }) {
+                throw EngineError(.busy, "\(pinned) of \(id) is pinned through a gate; its user has to unpin it first")
+            }
             pool.isDying = true
-            return state.objectIDs(in: id)
+            return ids
         }
         do throws(EngineError) {
             for object in ids {
@@ -107,7 +120,7 @@ public final class Engine: Sendable {
         }
         state.withLock { state in
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
-            state.pools[id] = nil
+            state.leave(id)
         }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
@@ -128,7 +141,7 @@ public final class Engine: Sendable {
         return PoolInfo(
             id: id, name: pool.name, owner: pool.owner, sizeBytes: ByteCount(pool.sizeBytes),
             freeBytes: ByteCount(snapshot.free * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
-            objectCount: snapshot.objects, pages: counts)
+            objectCount: snapshot.objects, limits: pool.limits, pages: counts)
     }
 
     public func pool(named name: String, owner: UInt32) throws(EngineError) -> PoolInfo {
@@ -164,9 +177,12 @@ extension Engine {
     func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
         let floor = highestID.withLock { $0 }
         let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
-        highestID.withLock { $0 = max($0, id.rawValue) }
+        noteUsed(id)
         return id
     }
+
+    /// Ids of one backup say nothing of another's: what is taken over counts too.
+    func noteUsed(_ id: ObjectID) { highestID.withLock { $0 = max($0, id.rawValue) } }
 }
 
 extension Pool {

@@ -34,6 +34,8 @@ extension Engine {
                 if objectCount != pool.objectCount { broken.append("\(pool.id) counts \(pool.objectCount) objects, has \(objectCount)") }
                 if pinned != pool.pinnedObjects { broken.append("\(pool.id) counts \(pool.pinnedObjects) pinned objects, has \(pinned)") }
             }
+            let stored = state.backends.reduce(0) { $0 + $1.shrinkablePages }
+            if stored != state.tally.shrinkablePages { broken.append("the backends count \(stored), all is \(state.tally)") }
             if tally != state.tally { broken.append("the counters say \(state.tally), the objects \(tally)") }
             return broken
         }
@@ -53,6 +55,9 @@ extension Engine {
         }
         if object.pinCount > 0, words.backedUp + words.zero + table.purgedPages > 0 {
             broken.append("object \(object.id) is pinned and not whole: \(words)")
+        }
+        if object.areGatesOpen, object.isExhausted || words.backedUp + words.zero + table.purgedPages > 0 {
+            broken.append("object \(object.id) has open gates and is not whole: \(words)")
         }
         let record = pool.ledger.record(Int(object.record))
         if record.id != object.id || record.content != object.content { broken.append("object \(object.id) is not what its record says") }

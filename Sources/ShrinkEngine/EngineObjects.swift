@@ -25,6 +25,7 @@ extension Engine {
         let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
             do throws(EngineError) {
                 try state.checkRunning()
+                try checkRoomForObject(in: pool, state)
                 guard try state.pool(poolID) === pool, let record = pool.takeRecord() else {
                     throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
                 }
@@ -40,10 +41,11 @@ extension Engine {
             }
         }
         let (first, record) = try place.get()
+        let id: ObjectID
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count)
-            let id = try nextID(from: pool.backup)
+            id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
             try at(.afterBackupMade)
@@ -53,19 +55,28 @@ extension Engine {
             entry.pageCount = UInt32(count)
             entry.priority = UInt32(priority.rawValue)
             entry.content = .kept
+            entry.purgeGeneration = 0
+            entry.lease = 0
             entry.sizeBytes = UInt64(size.rawValue)
             entry.name = name
             announce(id)
             entry.state = ObjectRecord.State.live
             try at(.afterRecordLive)
-            state.withLock { state in
+            let isEntered = state.withLock { state in
+                // The pool may have been destroyed while this one was made.
+                guard state.pools[poolID] === pool, !pool.isDying else { return false }
                 _ = state.insert(
                     BufferObject(
                         id: id.rawValue, pool: poolID.rawValue, record: record, firstPage: UInt32(first), pageCount: UInt32(count),
                         pinCount: 1, priority: priority),
                     in: pool)
+                return true
             }
-            return try object(id)
+            guard isEntered else {
+                entry.state = ObjectRecord.State.free
+                try pool.backup.remove(id)
+                throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it")
+            }
         } catch {
             state.withLock { state in
                 pool.allocator.release(first: first, count: count)
@@ -73,6 +84,7 @@ extension Engine {
             }
             throw error
         }
+        return try object(id)
     }
 
     /// What an earlier object left in the range goes: a new object reads as zeros.
@@ -85,13 +97,17 @@ extension Engine {
         }
     }
 
-    /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own, have it pinned.
+    /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own and which gates, have it
+    /// pinned.
     ///
     /// Who shrinks it meanwhile frees its pages without a copy, and a recover of it stops at its next run.
-    public func destroyObject(_ id: ObjectID, ownPins: Int = 0) throws(EngineError) {
+    public func destroyObject(_ id: ObjectID, ownPins: Int = 0, gates client: GateClientID? = nil) throws(EngineError) {
         try state.withLock { state throws(EngineError) in
             let slot = try state.slot(id)
             guard Int(state.objects[slot].pinCount) <= ownPins else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            guard state.closeGatesForEnd(slot, of: client) else {
+                throw EngineError(.busy, "\(id) is pinned through a gate; its user has to unpin it first")
+            }
             state.change(slot) { $0.life = .ending }
         }
         guard case .reserved(let slot) = reserve(id, .wait, isEnding: true) else {
@@ -131,9 +147,10 @@ extension Engine {
     // MARK: Looking
 
     public func object(_ id: ObjectID) throws(EngineError) -> ObjectInfo {
-        let (object, pool) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool) in
-            let object = state.objects[try state.slot(id)]
-            return (object, try state.pool(PoolID(rawValue: object.pool)))
+        let (object, pool, gatePins) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool, Int) in
+            let slot = try state.slot(id)
+            let object = state.objects[slot]
+            return (object, try state.pool(PoolID(rawValue: object.pool)), state.gatePins(slot))
         }
         let count = Int(object.pageCount)
         let resident = (try? pool.file.residentPages(first: Int(object.firstPage), count: count)) ?? 0
@@ -143,8 +160,9 @@ extension Engine {
             empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
         return ObjectInfo(
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
-            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority, pinCount: Int(object.pinCount),
-            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, pages: pages)
+            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,
+            pinCount: Int(object.pinCount) + gatePins,
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, isLeased: object.isLeased, pages: pages)
     }
 
     /// Objects in ascending order of id, those after `after`, at most `limit`.

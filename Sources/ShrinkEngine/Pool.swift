@@ -21,12 +21,17 @@ final class Pool: @unchecked Sendable {
     var ids = OrderedIDs()
     var objectCount = 0
     var pinnedObjects = 0
+    /// Its place among the engine's backends.
+    var backend = 0
     /// Pages in words of its objects.
     var backedUpPages = 0
     var zeroPages = 0
     var objectPages = 0
     /// Pages of freed ranges that still take memory.
     var readyPages = 0
+    /// Pages that shrinks at work may yet put into the backup.
+    var pagesOnTheirWayOut = 0
+    let limits: PoolLimits
     /// Free blocks that lose their memory just now and come back.
     var blocksOut = 0
     /// Being destroyed: nothing new in it.
@@ -34,8 +39,11 @@ final class Pool: @unchecked Sendable {
 
     var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
 
-    init(id: PoolID, name: String, owner: UInt32, pageCount: Int, backup: any Backup) throws(EngineError) {
+    init(
+        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup
+    ) throws(EngineError) {
         self.id = id
+        self.limits = limits
         self.backup = backup
         self.name = name
         self.owner = owner
@@ -43,6 +51,7 @@ final class Pool: @unchecked Sendable {
             throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
         }
         ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
+        ledger.limits = limits
         allocator = BlockAllocator(pageCount: pageCount)
     }
 
@@ -52,6 +61,7 @@ final class Pool: @unchecked Sendable {
         self.backup = backup
         name = ledger.name
         owner = ledger.owner
+        limits = ledger.limits
         self.ledger = ledger
         do throws(Errno) {
             guard try Files.status(file.number).sizeBytes == ledger.geometry.pageCount * basePageSize else { throw Errno.invalidArgument }

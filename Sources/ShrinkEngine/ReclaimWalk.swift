@@ -14,6 +14,11 @@ final class ReclaimWalk: Sendable {
         var pass = ReclaimPass.purge
         /// Objects that others had, in this pass.
         var busyObjects = 0
+        /// Objects that this pass may yet pass over because they were used through a gate since the last look: each gets a second chance at the end of
+        /// its list. A limit, or a client that never rests would keep the walk from its end.
+        var secondChances = 0
+        /// Objects that were found pinned through a gate, in this pass.
+        var gatePinnedObjects = 0
         /// Objects of which this pass took less than they may have, because others had claimed the rest of the goal.
         var objectsCutShort = 0
         /// What was freed when the pass began.
@@ -35,10 +40,12 @@ final class ReclaimWalk: Sendable {
     private let engine: Engine
     private let pool: PoolID?
     private let goalPages: Int
-    private let caller: ReclaimContext.Caller
+    private let context: ReclaimContext
     private let cancellation: Cancellation?
     private let report: @Sendable (ShrinkProgress) -> Continuation
     private let progress = Monitor(Progress())
+    /// Held while the caller is told how far it is: one report at a time. Never taken inside another lock, since a report may ask the engine.
+    private let reporting = Monitor(())
 
     /// Steps of the cursor in one hold of the engine's lock.
     private static let stepsPerLock = 1024
@@ -46,13 +53,13 @@ final class ReclaimWalk: Sendable {
     private static let failuresThatEnd = 8
 
     init(
-        engine: Engine, pool: PoolID?, goalPages: Int, _ caller: ReclaimContext.Caller, _ cancellation: Cancellation?,
+        engine: Engine, pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         self.engine = engine
         self.pool = pool
         self.goalPages = goalPages
-        self.caller = caller
+        self.context = context
         self.cancellation = cancellation
         self.report = report
     }
@@ -98,7 +105,7 @@ final class ReclaimWalk: Sendable {
     func begin(_ pass: ReclaimPass) {
         if pass != .purge, progress.withLock({ $0.power == nil }) {
             let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
-            let power = PowerHolds(pools: pools, caller: caller)
+            let power = PowerHolds(pools: pools, caller: context.caller)
             progress.withLock { $0.power = power }
         }
         engine.state.withLock { state in
@@ -109,6 +116,9 @@ final class ReclaimWalk: Sendable {
                 progress.freedBefore = progress.freedPages
                 progress.full = []
                 progress.busyObjects = 0
+                progress.gatePinnedObjects = 0
+                // Who takes everything has no choice to make.
+                progress.secondChances = goalPages == .max ? 0 : state.lru.count
                 progress.result.deferredObjects = 0
                 progress.failuresInARow = 0
                 if var cursor = progress.cursor {
@@ -121,7 +131,7 @@ final class ReclaimWalk: Sendable {
 
     func end() {
         let cursor = progress.withLock { progress in
-            progress.result.skippedObjects += progress.busyObjects
+            progress.result.skippedObjects += progress.busyObjects + progress.gatePinnedObjects
             return progress.cursor
         }
         progress.withLock { $0.power }?.release()
@@ -172,7 +182,13 @@ final class ReclaimWalk: Sendable {
     private func step(_ state: inout EngineState) -> Step {
         let (stored, pass, asleep, full) = progress.withLock { ($0.cursor, $0.pass, $0.power?.asleep ?? [], $0.full) }
         guard var cursor = stored else { return .finished }
-        defer { progress.withLock { $0.cursor = cursor } }
+        var chances = progress.withLock { $0.secondChances }
+        defer {
+            progress.withLock { progress in
+                progress.cursor = cursor
+                progress.secondChances = chances
+            }
+        }
         // Claims are made under the engine's lock only, so this room does not shrink until it is claimed.
         guard progress.withLock({ goalPages - $0.freedPages - $0.claimedPages }) > 0 else { return .again }
         for _ in 0..<Self.stepsPerLock {
@@ -187,6 +203,11 @@ final class ReclaimWalk: Sendable {
             guard object.reservation == .free else {
                 progress.withLock { $0.busyObjects += 1 }
                 if pass == .busy { return .wait(ObjectID(rawValue: object.id)) }
+                continue
+            }
+            if chances > 0, object.areGatesOpen, state.takeUsed(slot) {
+                chances -= 1
+                state.bump(slot)
                 continue
             }
             let goal = claim(object)
@@ -211,7 +232,7 @@ final class ReclaimWalk: Sendable {
         }
     }
 
-    private func stop(_ error: EngineError) {
+    func stop(_ error: EngineError) {
         progress.withLock { progress in
             progress.isStopped = true
             progress.result.failure = progress.result.failure ?? error
@@ -219,26 +240,47 @@ final class ReclaimWalk: Sendable {
         progress.notifyAll()
     }
 
-    /// Shrinks an object whose reservation is held, enters the outcome, and releases it.
-    func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
-        let pass = progress.withLock { $0.pass }
-        let outcome = engine.shrinkReserved(slot, goalPages: goalPages, writeback: pass == .writeback, staging) { id, outcome in
+    /// Shrinks one object by name, whose reservation is held, with its device awake; releases it.
+    func shrinkAlone(_ slot: UInt32, _ staging: Staging) {
+        let pool = engine.state.withLock { $0.pool(of: slot) }
+        let power = PowerHolds(pools: [pool], caller: context.caller)
+        defer { power.release() }
+        guard power.asleep.isEmpty else {
+            engine.release(slot)
             progress.withLock { progress in
-                if progress.isStopped { return false }
-                let total = ShrinkProgress(
-                    scannedPages: progress.result.scannedPages + outcome.scannedPages,
-                    freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
-                if report(total) == .stop || cancellation?.isCancelled == true { progress.isStopped = true }
-                return !progress.isStopped
+                progress.result.deferredObjects = 1
+                progress.result.failure = EngineError(.busy, "the device under the backup of \(pool.id) does not wake; look at its power/")
+            }
+            return
+        }
+        progress.withLock { $0.pass = .idle }
+        shrinkReserved(slot, goalPages: .max, staging)
+    }
+
+    /// Shrinks an object whose reservation is held, enters the outcome, and releases it.
+    private func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
+        let pass = progress.withLock { $0.pass }
+        // The first pass has asked no device to wake, and not every caller may use the file system; later passes come after both questions.
+        let mayUseBackup = pass != .purge || context.mayUseFileSystem && engine.state.withLock { $0.pool(of: slot).backup.power == nil }
+        let outcome = engine.shrinkReserved(
+            slot, goalPages: goalPages, writeback: pass == .writeback, mayUseBackup: mayUseBackup, staging
+        ) { id, outcome in
+            reporting.withLock { _ in
+                let total = progress.withLock { progress -> ShrinkProgress? in
+                    if progress.isStopped { return nil }
+                    return ShrinkProgress(
+                        scannedPages: progress.result.scannedPages + outcome.scannedPages,
+                        freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                }
+                guard let total else { return false }
+                guard report(total) == .proceed, cancellation?.isCancelled != true else {
+                    progress.withLock { $0.isStopped = true }
+                    return false
+                }
+                return true
             }
         }
-        // Whoever shares the backup finds it full too.
-        let samePools: [UInt32] =
-            outcome.failure?.code == .backupFull
-            ? engine.state.withLock { state in
-                let backup = state.pool(of: slot).backup
-                return state.pools.values.filter { $0.backup === backup }.map(\.id.rawValue)
-            } : []
+        let samePools = poolsThatFare(alike: outcome.failure?.code, slot)
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
@@ -251,9 +293,17 @@ final class ReclaimWalk: Sendable {
             }
             // One bad object is that object's affair, and what it freed counts; a full backup is full for the next one too.
             switch failure.code {
-            case .busy where claimed > 0, .noSuchObject: return
+            case .busy where claimed > 0:
+                progress.gatePinnedObjects += 1
+                return
+            case .noSuchObject: return
             case .interrupted: progress.isStopped = true
             case .backupFull: progress.full.formUnion(samePools)
+            case .limitReached:
+                // One owner's limit is nobody else's failure.
+                progress.full.formUnion(samePools)
+                progress.result.failure = progress.result.failure ?? failure
+                return
             default: break
             }
             // The object that went out in part is the one to tell of; the next ones only met the same wall.
@@ -265,6 +315,19 @@ final class ReclaimWalk: Sendable {
             if progress.failuresInARow >= Self.failuresThatEnd { progress.isPassOver = true }
         }
         progress.notifyAll()
+    }
+
+    /// Pools of which the next object would fail for the same reason: those that share a full backup, or whose owner's limit is reached.
+    private func poolsThatFare(alike code: EngineError.Code?, _ slot: UInt32) -> [UInt32] {
+        engine.state.withLock { state in
+            let pool = state.pool(of: slot)
+            switch code {
+            case .backupFull: return state.pools.values.filter { $0.backup === pool.backup }.map(\.id.rawValue)
+            case .limitReached:
+                return state.pools.values.filter { $0.owner == pool.owner && engine.backupRoomPages(of: $0, state) == 0 }.map(\.id.rawValue)
+            default: return []
+            }
+        }
     }
 
     // MARK: Ready blocks

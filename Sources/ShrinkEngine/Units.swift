@@ -91,6 +91,10 @@ public enum EngineLimits {
     /// Open `data` files kept for reuse.
     public static let openBackupFiles = 1024
     public static let bulkMoves = 1 << 16
+    /// Clients that have gates.
+    public static let gateClients = 4096
+    /// Leased objects that one shrink asks for.
+    public static let revocationsAtOnce = 256
     /// Callers that may hold several reservations at once.
     public static let tickets = 64
 }

@@ -82,6 +82,12 @@ import Testing
         #expect(try read().differences(from: before).map(\.name) == ["idle"])
     }
 
+    @Test func signsOfLifeAreSentThreeTimesAsOftenAsTheyAreWanted() {
+        #expect(Watchdog(environment: { _ in nil }) == nil)
+        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000"][$0] })?.beatMilliseconds == 1000)
+        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"][$0] }, processID: 2) == nil)
+    }
+
     /// The man page says what each key is, and nothing about keys that there are not.
     @Test func theManPageDescribesEveryKey() throws {
         let path = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 } + "/docs/shrinkd.conf.5"

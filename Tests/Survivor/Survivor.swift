@@ -43,7 +43,7 @@ struct Survivor {
         var pages: Int { versions.count }
     }
 
-    private static let poolBytes = 48 << 20
+    private static let poolBytes = 192 << 20
     private static let objectLimit = 8
 
     private let client: ShrinkdClient
