@@ -69,12 +69,14 @@ extension Engine {
         }
         let ready = max(0, pool.allocatedPages - resident)
         objects.sort { $0.id < $1.id }
+        if let last = objects.last { noteUsed(ObjectID(rawValue: last.id)) }
+        let available = backup.availableBytes
         try state.withLock { [objects] state throws(EngineError) in
             guard state.pools[id] == nil else { throw EngineError(.nameTaken, "\(id) is here already") }
             for object in objects where state.objects.slot(of: ObjectID(rawValue: object.id)) != nil {
                 throw EngineError(.foreignLedger, "object \(object.id) is here already; the pools' ledgers do not belong to one engine")
             }
-            state.pools[id] = pool
+            state.enter(pool, availableBytes: available)
             state.nextPool = max(state.nextPool, id.rawValue + 1)
             for object in objects {
                 _ = state.insert(object, in: pool)

@@ -40,8 +40,8 @@ struct StatusDocument: Encodable {
     var strayPages: Int
     var damagedPages: Int
     var features: [String: Feature]
-    var pressure: Nullable<PressureDocument>
     var survival: Nullable<Survival>
+    var pressure: Nullable<PressureDocument>
 
     init(_ status: StatusReply, _ pressure: PressureReply?) {
         self.pressure = Nullable(value: pressure.map { PressureDocument($0) })

@@ -42,9 +42,8 @@ final class EngineDaemon {
         let pressureSocket = inherited.take("pressure")
         survival = try Survival(&inherited, logger: log)
         let directory = try BackupDirectory(path: backup)
-        var limits = Engine.Configuration(configuration)
-        limits.faults = EngineKillPoint.faults()
-        engine = try Engine(backup: directory, configuration: limits, logger: log)
+        engine = try Engine(
+            backup: directory, configuration: EngineKillPoint.armed(Engine.Configuration(configuration)), logger: log)
         for feature in directory.status().features where !feature.isAvailable {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
@@ -93,7 +92,6 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
-        try Watchdog.start(notifier) { [control] patience in control.isResponsive(withinMilliseconds: patience) }
         try notifier.ready(status: heartbeat.text)
         if try waitForEnd(epoll) == .park {
             park()
@@ -127,7 +125,8 @@ final class EngineDaemon {
     private func waitForEnd(_ epoll: Epoll) throws -> End {
         while true {
             let events = try epoll.wait(timeoutMilliseconds: heartbeat.milliseconds)
-            heartbeat.beat()
+            // Nothing to do but to tell that calls are answered, if they are.
+            if events.isEmpty, control.isResponsive(withinMilliseconds: UInt64(max(100, heartbeat.milliseconds))) { heartbeat.beat() }
             for event in events {
                 if event.token == 1 { return .stop }
                 while let number = try signals.next() {
