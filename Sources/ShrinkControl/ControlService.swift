@@ -62,6 +62,7 @@ public final class ControlService: VarlinkInterface {
             case Methods.openSession.member: return try await openSession(call)
             case Methods.resumeSession.member: return try await resumeSession(call)
             case Methods.listPins.member: return try await listPins(call)
+            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.createPool.member: return try await createPool(call)
             case Methods.openPool.member: return try await openPool(call)
             case Methods.destroyPool.member: return try await destroyPool(call)
@@ -72,6 +73,15 @@ public final class ControlService: VarlinkInterface {
             case Methods.getObject.member: return try await getObject(call)
             case Methods.pin.member: return try await pin(call)
             case Methods.unpin.member: return try await unpin(call)
+            case Methods.setPurgeable.member: return try await setPurgeable(call)
+            case Methods.setLease.member: return try await setLease(call)
+            case Methods.mapGates.member: return try await mapGates(call)
+            case Methods.attachGate.member: return try await attachGate(call)
+            case Methods.detachGate.member: return try await detachGate(call)
+            case Methods.pinGate.member: return try await pinGate(call)
+            case Methods.listenForRevocations.member: return try await listenForRevocations(call)
+            case Methods.waitForRevocation.member: return try await waitForRevocation(call)
+            case Methods.getLeases.member: return try await getLeases(call)
             case Methods.shrink.member: return try await shrink(call)
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
@@ -96,7 +106,7 @@ public final class ControlService: VarlinkInterface {
         let parameters: P
         do throws(VarlinkError) { parameters = try call.decode(type) } catch { throw .varlink(error) }
         let caller = Caller(call.connection.peer)
-        let result: Result<R, ControlError>? = await workers.run(lane) {
+        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.userID) {
             Result { () throws(ControlError) in try body(parameters, caller) }
         }
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }
@@ -126,4 +136,9 @@ extension ShrinkParameters: VarlinkParameters {}
 extension RecoverParameters: VarlinkParameters {}
 extension ReadObjectParameters: VarlinkParameters {}
 extension ListPagesParameters: VarlinkParameters {}
+extension SetPurgeableParameters: VarlinkParameters {}
+extension SetLeaseParameters: VarlinkParameters {}
+extension ListUsersParameters: VarlinkParameters {}
+extension WaitForRevocationParameters: VarlinkParameters {}
+extension GateClientAddress: VarlinkParameters {}
 extension SetFaultParameters: VarlinkParameters {}

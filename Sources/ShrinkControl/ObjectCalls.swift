@@ -23,7 +23,10 @@ extension ControlService {
                         announced = id
                         sessions.addPin(id, connection)
                     }
-                    return ObjectReply(bufferObject: WireObject(object, poolName: pool.name))
+                    _ = sessions.sees(0, of: object.id, connection)
+                    if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
+                    if parameters.leased == true { try engine.setLease(object.id, true) }
+                    return ObjectReply(bufferObject: WireObject(try engine.object(object.id), poolName: pool.name))
                 } catch {
                     if let announced { _ = sessions.removePin(announced, connection) }
                     throw ControlError(error)
@@ -36,7 +39,7 @@ extension ControlService {
         try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
             do throws(EngineError) {
-                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection))
+                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: sessions.gates(connection))
             } catch {
                 throw ControlError(error)
             }
@@ -59,14 +62,18 @@ extension ControlService {
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
                 guard sessions.hasRoomForPin(object.id, connection) else { throw Self.tooManyPins }
+                let answer: PinAnswer
                 do throws(EngineError) {
-                    try engine.pin(object.id)
+                    answer = try engine.pin(object.id)
                     // This runs before the connection's end is worked on, whatever became of the client: the pin will be undone then.
                     sessions.addPin(object.id, connection)
                 } catch {
                     throw ControlError(error)
                 }
-                return try Self.reply(try engine.object(address.objectId, for: caller), engine)
+                let isKnown = sessions.sees(answer.purgeGeneration, of: object.id, connection)
+                return PinReply(
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
             })
     }
 
@@ -169,7 +176,7 @@ extension ControlService {
         }
     }
 
-    private static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
+    static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
         do throws(EngineError) {
             return ObjectReply(bufferObject: WireObject(object, poolName: try engine.pool(object.pool).name))
         } catch {

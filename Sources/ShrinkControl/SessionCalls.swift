@@ -20,14 +20,15 @@ extension ControlService {
         case .new: break
         }
         connection.onEnd { [self] in
-            let pins = sessions.end(id)
-            if pins.isEmpty { return }
-            _ = await workers.run(.bookkeeping) { [engine] in Self.unpin(pins, engine) }
+            let estate = sessions.end(id)
+            if estate.pins.isEmpty, estate.gates == nil { return }
+            _ = await workers.run(.bookkeeping) { [engine] in Self.settle(estate, engine) }
         }
     }
 
-    static func unpin(_ pins: [ObjectID: Int], _ engine: Engine) {
-        for (object, count) in pins {
+    static func settle(_ estate: Sessions.Estate, _ engine: Engine) {
+        if let gates = estate.gates { engine.removeGateClient(gates) }
+        for (object, count) in estate.pins {
             // One that was destroyed meanwhile has no pins left.
             for _ in 0..<count { try? engine.unpin(object) }
         }
@@ -48,7 +49,7 @@ extension ControlService {
             }
         }
         return try SessionGrace(waiting, milliseconds: graceMilliseconds) { token, _ in
-            if let pins = sessions.expire(token) { unpin(pins, engine) }
+            if let estate = sessions.expire(token) { settle(estate, engine) }
         }
     }
 

@@ -11,6 +11,9 @@ final class Pool: @unchecked Sendable {
     let name: String
     let owner: UInt32
     let file: SharedDescriptor
+    /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
+    /// lock, and keep a core from whoever reads the next run for them.
+    let placing = Monitor<Void>(())
     let ledger: Ledger
     /// Where the pages of its objects go.
     let backup: any Backup
@@ -29,6 +32,9 @@ final class Pool: @unchecked Sendable {
     var objectPages = 0
     /// Pages of freed ranges that still take memory.
     var readyPages = 0
+    /// Pages that shrinks at work may yet put into the backup.
+    var pagesOnTheirWayOut = 0
+    let limits: PoolLimits
     /// Free blocks that lose their memory just now and come back.
     var blocksOut = 0
     /// Being destroyed: nothing new in it.
@@ -36,8 +42,11 @@ final class Pool: @unchecked Sendable {
 
     var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
 
-    init(id: PoolID, name: String, owner: UInt32, pageCount: Int, backup: any Backup) throws(EngineError) {
+    init(
+        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup
+    ) throws(EngineError) {
         self.id = id
+        self.limits = limits
         self.backup = backup
         self.name = name
         self.owner = owner
@@ -45,6 +54,7 @@ final class Pool: @unchecked Sendable {
             throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
         }
         ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
+        ledger.limits = limits
         allocator = BlockAllocator(pageCount: pageCount)
     }
 
@@ -54,6 +64,7 @@ final class Pool: @unchecked Sendable {
         self.backup = backup
         name = ledger.name
         owner = ledger.owner
+        limits = ledger.limits
         self.ledger = ledger
         do throws(Errno) {
             guard try Files.status(file.number).sizeBytes == ledger.geometry.pageCount * basePageSize else { throw Errno.invalidArgument }

@@ -26,6 +26,9 @@ extension Engine {
         defer { release(slot) }
         try state.withLock { state throws(EngineError) in
             guard state.objects[slot].pinCount == 0 else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            guard state.closeGates(slot) else {
+                throw EngineError(.busy, "\(id) is pinned through a gate; its user has to unpin it first")
+            }
             if state.objects[slot].content != .purged { setContent(slot, .replaced, &state) }
         }
     }
@@ -56,7 +59,9 @@ extension Engine {
             pool.zeroPages -= Int(object.zeroPages)
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
+                object.purgeGeneration &+= 1
             }
+            pool.ledger.record(Int(object.record)).purgeGeneration = object.purgeGeneration &+ 1
             setContent(slot, .kept, &state)
         }
     }

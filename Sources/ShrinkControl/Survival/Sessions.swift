@@ -25,6 +25,16 @@ final class Sessions: Sendable {
         var userID: UInt32
         var pins: [ObjectID: Hold] = [:]
         var pools: [PoolID: Int] = [:]
+        /// The connection's gates, once it has asked for them.
+        var gates: GateClientID?
+        /// The generation of each object's content that this connection saw last.
+        var seenContent: [ObjectID: UInt32] = [:]
+    }
+
+    /// What a connection leaves behind.
+    struct Estate: Sendable {
+        var pins: [ObjectID: Int] = [:]
+        var gates: GateClientID?
     }
 
     private struct State {
@@ -93,10 +103,10 @@ final class Sessions: Sendable {
         }
     }
 
-    /// Forgets the connection and returns the pins that are to be undone.
-    func end(_ connection: UInt64) -> [ObjectID: Int] {
+    /// Forgets the connection and returns what is to be undone.
+    func end(_ connection: UInt64) -> Estate {
         state.withLock { state in
-            guard let session = state.attached.removeValue(forKey: connection) else { return [:] }
+            guard let session = state.attached.removeValue(forKey: connection) else { return Estate() }
             return finish(session, &state)
         }
     }
@@ -130,8 +140,8 @@ final class Sessions: Sendable {
 
     var waitingCount: Int { state.withLock { $0.waiting.count } }
 
-    /// Ends a session that still waits; returns the pins that are to be undone.
-    func expire(_ token: SessionToken) -> [ObjectID: Int]? {
+    /// Ends a session that still waits; returns what is to be undone.
+    func expire(_ token: SessionToken) -> Estate? {
         state.withLock { state in state.waiting.removeValue(forKey: token).map { finish($0, &state) } }
     }
 
@@ -143,13 +153,13 @@ final class Sessions: Sendable {
         }
     }
 
-    private func finish(_ session: Session, _ state: inout State) -> [ObjectID: Int] {
+    private func finish(_ session: Session, _ state: inout State) -> Estate {
         // Holds first: a session that counts never lacks one that was not given back.
         for hold in session.pins.values { release(hold.place, &state) }
         for place in session.pools.values { release(place, &state) }
         parked.session(session.slot).end()
         state.freeSlots.append(session.slot)
-        return session.pins.mapValues(\.count)
+        return Estate(pins: session.pins.mapValues(\.count), gates: session.gates)
     }
 
     private func release(_ place: Int, _ state: inout State) {
@@ -164,7 +174,40 @@ final class Sessions: Sendable {
         return next
     }
 
+    // MARK: Gates
+
+    func gates(_ connection: UInt64) -> GateClientID? { state.withLock { $0.attached[connection]?.gates } }
+
+    /// False if the connection is gone.
+    func setGates(_ gates: GateClientID, _ connection: UInt64) -> Bool {
+        state.withLock { state in
+            guard state.attached[connection] != nil else { return false }
+            state.attached[connection]?.gates = gates
+            return true
+        }
+    }
+
+    /// Whether the content is what the connection last saw, which from now on is this one. One that never saw it has nothing to miss.
+    func sees(_ generation: UInt32, of object: ObjectID, _ connection: UInt64) -> Bool {
+        state.withLock { state in
+            guard let session = state.attached[connection] else { return true }
+            if session.seenContent[object] != nil || session.seenContent.count < Self.pinnedObjectsLimit {
+                state.attached[connection]?.seenContent[object] = generation
+            }
+            return session.seenContent[object].map { $0 == generation } ?? true
+        }
+    }
+
     // MARK: Pins
+
+    /// All pins of an object, which something else now answers for.
+    func takePins(_ object: ObjectID, _ connection: UInt64) -> Int {
+        state.withLock { state in
+            guard let hold = state.attached[connection]?.pins.removeValue(forKey: object) else { return 0 }
+            release(hold.place, &state)
+            return hold.count
+        }
+    }
 
     func hasRoomForPin(_ object: ObjectID, _ connection: UInt64) -> Bool {
         state.withLock {
@@ -223,6 +266,7 @@ final class Sessions: Sendable {
         state.withLock { state in
             for connection in state.attached.keys {
                 if let hold = state.attached[connection]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
+                state.attached[connection]?.seenContent[object] = nil
             }
             for token in state.waiting.keys {
                 if let hold = state.waiting[token]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
