@@ -6,7 +6,7 @@ import Varlink
 
 extension ControlService {
     func createObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, CreateObjectParameters.self) { (parameters, caller) throws(ControlError) in
                 let pool = try engine.pool(parameters.pool, for: caller)
@@ -14,30 +14,37 @@ extension ControlService {
                     (0...3).contains(parameters.priority ?? 0)
                 else { throw .parameter("priority") }
                 guard sessions.hasRoomForPin(ObjectID(rawValue: 0), connection) else { throw Self.tooManyPins }
+                var announced: ObjectID?
                 do throws(EngineError) {
+                    // The pin is written down before the object counts: a client whose reply is lost finds one pin more, and that is its object.
                     let object = try engine.createObject(
-                        in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority)
-                    sessions.addPin(object.id, connection)
-                    _ = sessions.sees(0, of: object.id, connection)
+                        in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority
+                    ) { id in
+                        announced = id
+                        sessions.addPin(id, connection)
+                    }
+                    _ = gates.sees(0, of: object.id, connection)
                     if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
                     if parameters.leased == true { try engine.setLease(object.id, true) }
                     return ObjectReply(bufferObject: WireObject(try engine.object(object.id), poolName: pool.name))
                 } catch {
+                    if let announced { _ = sessions.removePin(announced, connection) }
                     throw ControlError(error)
                 }
             })
     }
 
     func destroyObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
             do throws(EngineError) {
-                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: sessions.gates(connection))
+                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: gates.gates(connection))
             } catch {
                 throw ControlError(error)
             }
             sessions.forget(object.id)
+            gates.forget(object.id)
         }
         return VarlinkReply()
     }
@@ -51,7 +58,7 @@ extension ControlService {
     }
 
     func pin(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
@@ -64,7 +71,7 @@ extension ControlService {
                 } catch {
                     throw ControlError(error)
                 }
-                let isKnown = sessions.sees(answer.purgeGeneration, of: object.id, connection)
+                let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
                 return PinReply(
                     bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
                     retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))

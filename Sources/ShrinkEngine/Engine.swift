@@ -163,26 +163,7 @@ public final class Engine: Sendable {
 
     // MARK: Status
 
-    public func status() -> EngineStatus {
-        let pools = self.pools()
-        let (objects, backups, stray, damaged) = state.withLock { state in
-            (state.objects.count, state.pools.values.map(\.backup), state.strayPages, state.damagedPages)
-        }
-        var orphans = 0
-        for (index, backup) in ([self.backup] + backups).enumerated()
-        where !([self.backup] + backups)[..<index].contains(where: { $0 === backup }) {
-            do throws(EngineError) {
-                let ids = try backup.objects()
-                orphans += state.withLock { state in ids.count { state.objects.slot(of: $0) == nil } }
-            } catch {
-                logger.warning("the backup can't be listed", metadata: ["error": "\(error)"])
-            }
-        }
-        let backupStatus = backup.status()
-        return EngineStatus(
-            poolCount: pools.count, objectCount: objects, pages: pools.reduce(PageCounts()) { $0 + $1.pages }, backup: backupStatus,
-            orphans: orphans, strayPages: stray, damagedPages: damaged, features: backupStatus.features)
-    }
+    public func status() -> EngineStatus { status(backup: backupStatus(), orphans: countOrphans()) }
 
     static func checkName(_ name: String) throws(EngineError) {
         guard !name.isEmpty, name.utf8.count <= EngineLimits.nameBytes, !name.contains("/"),

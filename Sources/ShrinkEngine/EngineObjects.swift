@@ -6,9 +6,11 @@ extension Engine {
     // MARK: Making and destroying
 
     /// A new object, all zeros, pinned once. Its size is rounded up to pages.
-    public func createObject(in poolID: PoolID, name: String, size: ByteCount, priority: Priority = .normal) throws(EngineError)
-        -> ObjectInfo
-    {
+    ///
+    /// `announce` hears its id before the object counts: whoever writes down that it is pinned has done so when a later engine finds it.
+    public func createObject(
+        in poolID: PoolID, name: String, size: ByteCount, priority: Priority = .normal, announce: (ObjectID) -> Void = { _ in }
+    ) throws(EngineError) -> ObjectInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue <= EngineLimits.pagesPerObject * basePageSize else {
             throw EngineError(.invalidSize, "an object of \(size) is not possible; give 1 byte to 1 TiB")
@@ -56,6 +58,7 @@ extension Engine {
             entry.lease = 0
             entry.sizeBytes = UInt64(size.rawValue)
             entry.name = name
+            announce(id)
             entry.state = ObjectRecord.State.live
             try at(.afterRecordLive)
             state.withLock { state in

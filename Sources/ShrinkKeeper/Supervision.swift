@@ -168,7 +168,13 @@ public struct Supervision: Sendable {
             goOnEnding(now)
             return take()
         }
-        if !records[part.rawValue].wasEverReady {
+        if ending.isRestart, records[part.rawValue].wasEverReady {
+            // Asked for, and no failure; whoever restarts it wants to forget what was before.
+            records[part.rawValue].failures = 0
+            actions.append(.say(.info, "ended for a restart", part))
+            self[part] = .waiting
+            if part == .backupfs { start(.backupfs, now) } else { startEngineIfPossible(now) }
+        } else if !records[part.rawValue].wasEverReady {
             giveUp(part, "failed to start (\(ending)): see its messages above", now)
         } else if ending.isPermanent {
             giveUp(part, "ended with \(ending), which says that starting it again cannot help", now)

@@ -3,25 +3,20 @@ import ShrinkEngine
 import ShrinkLinux
 import ShrinkPressure
 
-/// What the starter hears while all is well: a line that says how things stand, and a sign of life.
-///
-/// The sign of life is sent after the engine was asked something that takes its lock: a daemon that is stuck there sends none.
+/// The line that the starter hears when things stand otherwise than before. (Signs of life are the watchdog's.)
 struct Heartbeat {
     private let notifier: Notifier
     private let engine: Engine
     private let monitor: PressureMonitor
     private var told = ""
-    /// Between two beats; -1 where nobody listens. A third of WatchdogSec=, and five seconds at most.
+    /// Between two looks; -1 where nobody listens.
     let milliseconds: CInt
-    private let isWatched: Bool
 
     init(_ notifier: Notifier, _ engine: Engine, _ monitor: PressureMonitor) {
         self.notifier = notifier
         self.engine = engine
         self.monitor = monitor
-        let watchdog = Watchdog()
-        isWatched = watchdog != nil
-        milliseconds = notifier.isListening ? CInt(clamping: min(5000, watchdog?.beatMilliseconds ?? 5000)) : -1
+        milliseconds = notifier.isListening ? 5000 : -1
     }
 
     /// One line for `systemctl status`.
@@ -42,6 +37,5 @@ struct Heartbeat {
             try? notifier.status(text)
             told = text
         }
-        if isWatched { try? notifier.watchdog() }
     }
 }

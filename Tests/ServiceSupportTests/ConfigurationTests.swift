@@ -81,10 +81,4 @@ import Testing
         try write("\nstep = 5\nidle = 1")
         #expect(try read().differences(from: before).map(\.name) == ["idle"])
     }
-
-    @Test func signsOfLifeAreSentThreeTimesAsOftenAsTheyAreWanted() {
-        #expect(Watchdog(environment: { _ in nil }) == nil)
-        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000"][$0] })?.beatMilliseconds == 1000)
-        #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"][$0] }, processID: 2) == nil)
-    }
 }

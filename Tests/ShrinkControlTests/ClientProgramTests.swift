@@ -93,7 +93,7 @@ import Varlink
                 } else {
                     try program.kill()
                 }
-                #expect(control.eventually { control.engine.gateClientCount == 1 }, "\(state)")
+                #expect(control.eventually { control.engine.gateClients.count == 1 }, "\(state)")
                 #expect(shared.accessCount == 1, "\(state): another client's pin is untouched")
                 let objects = control.engine.objects(in: nil, limit: 100).filter { $0.id.rawValue != UInt32(shared.objectID) }
                 for object in objects {

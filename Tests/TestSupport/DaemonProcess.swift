@@ -18,7 +18,7 @@ public final class DaemonProcess {
     public var socket: String { runtimeDirectory + "/io.shrinkd" }
     private let scratch: ScratchDirectory
     private let log: OwnedDescriptor
-    private let keeper: ChildProcess
+    public let keeper: ChildProcess
     private let notify: NotifySocket
     private var isRunning = true
 
