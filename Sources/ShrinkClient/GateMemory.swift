@@ -23,6 +23,8 @@ final class GateMemory: Sendable {
         clientID = opened.reply.gateClientId
         do throws(Errno) {
             memory = try MappedMemory(sharing: opened.descriptor.number, count: GateMemoryLayout.sizeBytes)
+            // A child that unpinned, when it cleans up for example, would take its parent's pins: better that it ends there and then.
+            try memory.excludeFromForks()
         } catch {
             throw ShrinkdError(.system, "cannot map the gates: \(error)")
         }
