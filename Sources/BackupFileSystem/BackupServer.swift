@@ -27,8 +27,14 @@ public protocol Starter: Sendable {
     func forgetMount()
     func ready()
     func stopping()
-    /// From now on `isAlive` tells whether requests are being served.
-    func watch(_ isAlive: @escaping @Sendable () -> Bool)
+    /// How often it wants a sign of life; nil: never.
+    var beatMilliseconds: Int? { get }
+    func beat()
+}
+
+extension Starter {
+    public var beatMilliseconds: Int? { nil }
+    public func beat() {}
 }
 
 /// What a predecessor on the same mount left with the starter.
@@ -102,9 +108,8 @@ public enum BackupServer {
                 "passthrough": "\(session.tree.passthrough.verdict)",
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
-        starter.watch { session.isServing() }
         starter.ready()
-        waitForEnd(session, signals)
+        waitForEnd(session, starter, signals)
         return end(session, place, starter, stopManner, logger)
     }
 
@@ -152,12 +157,16 @@ public enum BackupServer {
         }
     }
 
-    private static func waitForEnd(_ session: FuseSession, _ signals: borrowing SignalDescriptor) {
+    private static func waitForEnd(_ session: FuseSession, _ starter: any Starter, _ signals: borrowing SignalDescriptor) {
         do throws(Errno) {
             let epoll = try Epoll()
             try epoll.add(signals.number, .input, token: 0)
             try epoll.add(session.ended.number, .input, token: 1)
-            while try epoll.wait().isEmpty {}
+            while true {
+                let isOver = try !epoll.wait(timeoutMilliseconds: CInt(clamping: starter.beatMilliseconds ?? -1)).isEmpty
+                if isOver { return }
+                if session.ending == nil, session.isServing() { starter.beat() }
+            }
         } catch {
             // Unable to wait, the server can't be asked to stop either: it stops now.
         }

@@ -35,6 +35,9 @@ public struct Notifier: Sendable {
         try send(["EXTEND_TIMEOUT_USEC=\(seconds * 1_000_000)"] + Self.statusLine(status), [], .mayBeMissed)
     }
 
+    /// As above, without a word why.
+    public func extendTimeout(microseconds: UInt64) throws(Errno) { try send(["EXTEND_TIMEOUT_USEC=\(microseconds)"], [], .mayBeMissed) }
+
     /// The work goes on (WatchdogSec=). Send it only when the threads that do the work made progress.
     public func watchdog() throws(Errno) { try send(["WATCHDOG=1"], [], .mayBeMissed) }
 
@@ -48,7 +51,21 @@ public struct Notifier: Sendable {
     /// Takes descriptors of that name out of the starter's store.
     public func removeStored(name: String) throws(Errno) { try send(["FDSTOREREMOVE=1", "FDNAME=\(name)"]) }
 
-    func sendBarrier(_ descriptor: CInt) throws(Errno) { try send(["BARRIER=1"], [descriptor]) }
+    /// Waits until everything sent before was taken (BARRIER=1), `seconds` at most; false if it was not. For a helper that ends right afterwards.
+    public func barrier(seconds: Int = 5) throws(Errno) -> Bool {
+        guard isListening else { return true }
+        let ends = try ThisProcess.pipe()
+        let output = SharedDescriptor(try ends.output.duplicate())
+        do {
+            let input = SharedDescriptor(try ends.input.duplicate())
+            try send(["BARRIER=1"], [input.number])
+        }
+        // The writing end that is left is ours: closed, the starter's is the last.
+        discard(ends)
+        return try waitReadable(output.number, timeoutMilliseconds: CInt(seconds * 1000))
+    }
+
+    private func discard(_ ends: consuming ThisProcess.Pipe) {}
 
     private static func statusLine(_ text: String?) -> [String] {
         guard let text else { return [] }

@@ -34,7 +34,7 @@ public final class ParkedDescriptors: Sendable {
     private let state = Mutex(State())
     /// How many the starter keeps; nil if it does not say, and then nothing is given to it.
     public let limit: Int?
-    private static let barrierMilliseconds: CInt = 10_000
+    private static let barrierSeconds = 10
 
     /// The limit is what `$FDSTORE` says: systemd since 254 and the keeper set it, for an older systemd the unit does.
     public init(
@@ -103,7 +103,7 @@ public final class ParkedDescriptors: Sendable {
                 sent += 1
                 state.withLock { $0.parked[descriptor.name, default: 0] += 1 }
             }
-            try notifier.barrier(timeoutMilliseconds: Self.barrierMilliseconds)
+            guard try notifier.barrier(seconds: Self.barrierSeconds) else { throw Errno.timedOut }
         } catch {
             for descriptor in descriptors.prefix(sent) { try? forget(descriptor.name) }
             throw error
@@ -117,17 +117,5 @@ public final class ParkedDescriptors: Sendable {
             return state.parked.removeValue(forKey: name) ?? 0
         }
         if count > 0 { try notifier.removeStored(name: name) }
-    }
-}
-
-extension Notifier {
-    /// Waits until the starter has read everything sent before (BARRIER=1 of sd_notify(3)): it closes the descriptor that goes with it.
-    public func barrier(timeoutMilliseconds: CInt) throws(Errno) {
-        guard isListening else { return }
-        var pipe = try ThisProcess.pipe()
-        try sendBarrier(pipe.input.number)
-        // Ours goes first: the end comes when nobody has the writing side any more.
-        pipe.input = try pipe.output.duplicate()
-        guard try waitReadable(pipe.output.number, timeoutMilliseconds: timeoutMilliseconds) else { throw .timedOut }
     }
 }

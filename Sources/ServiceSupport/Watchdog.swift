@@ -1,25 +1,16 @@
-import ShrinkLinux
-public import SystemPackage
+public import ShrinkLinux
 
-/// Tells the starter at intervals that the work goes on (WatchdogSec= in systemd.service(5)), and nothing as soon as it does not: then the starter ends
-/// this process with SIGABRT and starts another.
-public enum Watchdog {
-    /// Starts telling if the starter asked for it (`$WATCHDOG_USEC`); otherwise does nothing. `isAlive` is asked on a thread of the watchdog's own and
-    /// may take up to a quarter of the starter's patience.
-    public static func start(
-        _ notifier: Notifier = Notifier(), isAlive: @escaping @Sendable (_ patienceMilliseconds: UInt64) -> Bool
-    ) throws(Errno) {
-        guard notifier.isListening, let text = ThisProcess.environment("WATCHDOG_USEC"), let patience = UInt64(text), patience >= 100_000
-        else { return }
-        // Meant for another process of the unit.
-        if let process = ThisProcess.environment("WATCHDOG_PID"), process != String(ThisProcess.processID) { return }
-        let quarter = patience / 4_000
-        try DedicatedThread("watchdog", stackSize: 256 << 10) {
-            let never = Monitor(())
-            while true {
-                if isAlive(quarter) { try? notifier.watchdog() }
-                _ = never.wait(deadline: .now().advanced(milliseconds: quarter)) { _ in Void?.none }
-            }
-        }.detach()
+/// How often the starter wants a sign of life (`$WATCHDOG_USEC`, sd_watchdog_enabled(3)).
+public struct Watchdog: Sendable, Equatable {
+    /// A third of the time after which the starter gives up on this process.
+    public let beatMilliseconds: Int
+
+    /// Nil if nobody watches this process.
+    public init?(
+        environment: (String) -> String? = { ThisProcess.environment($0) }, processID: Int32 = ThisProcess.processID
+    ) {
+        guard let microseconds = environment("WATCHDOG_USEC").flatMap({ Int($0) }), microseconds > 0 else { return nil }
+        if let meant = environment("WATCHDOG_PID"), meant != "\(processID)" { return nil }
+        beatMilliseconds = max(1, microseconds / 3000)
     }
 }

@@ -21,9 +21,9 @@ public final class ControlService: VarlinkInterface {
     let survival: Survival
     let gates: GateHolders
     let workers: BlockingWorkers
+    let watch: BackupWatch
     /// Nil where nobody looks for pressure.
     let pressure: PressureMonitor?
-    let watch: BackupWatch
     private let grace: SessionGrace?
 
     /// `version` is what Status tells. `survival` has given the engine its pools already; pins that the last engine's clients had are held from now on.

@@ -25,6 +25,8 @@ struct BufferObject: BitwiseCopyable {
     var reservation: Reservation = .free
     /// Nothing of it is in the pool, as far as known; then it is on no list.
     var isExhausted = false
+    /// Its pool's.
+    var backend: UInt16 = 0
     /// A device uses its memory while it is pinned: its users are asked before it goes.
     var isLeased = false
     /// This engine's own note of how it left the object's gates: all open, or all closed.

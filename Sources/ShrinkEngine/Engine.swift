@@ -1,6 +1,5 @@
 public import Logging
 public import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// Pools of buffer objects whose pages go out to a backup and come back.
@@ -45,8 +44,6 @@ public final class Engine: Sendable {
     let room: Room
     let ahead: RecoverAhead
     let leases = LeaseBroker()
-    /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
-    let availableBackupBytes = Atomic<UInt64>(0)
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -58,7 +55,6 @@ public final class Engine: Sendable {
         team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
         room = try Room(configuration)
         ahead = RecoverAhead()
-        availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
 
     deinit { ahead.end() }
@@ -77,21 +73,22 @@ public final class Engine: Sendable {
         }
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()
-            guard state.pools.count < EngineLimits.pools else {
-                throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
-            }
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
             try checkRoomForPool(size.rawValue, owner, state)
             defer { state.nextPool += 1 }
             return PoolID(rawValue: state.nextPool)
         }
-        // Made outside the lock; the name is checked once more when it goes in.
+        // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
             id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup)
+        let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
+            try state.checkRunning()
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
             try checkRoomForPool(size.rawValue, owner, state)
-            state.pools[id] = pool
+            state.enter(pool, availableBytes: available)
         }
         logger.info(
             "pool made", metadata: ["pool": "\(id.rawValue)", "name": "\(name)", "owner": "\(owner)", "size_bytes": "\(size.rawValue)"])
@@ -123,7 +120,7 @@ public final class Engine: Sendable {
         }
         state.withLock { state in
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
-            state.pools[id] = nil
+            state.leave(id)
         }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
@@ -180,9 +177,12 @@ extension Engine {
     func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
         let floor = highestID.withLock { $0 }
         let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
-        highestID.withLock { $0 = max($0, id.rawValue) }
+        noteUsed(id)
         return id
     }
+
+    /// Ids of one backup say nothing of another's: what is taken over counts too.
+    func noteUsed(_ id: ObjectID) { highestID.withLock { $0 = max($0, id.rawValue) } }
 }
 
 extension Pool {

@@ -42,10 +42,11 @@ extension Engine {
             }
         }
         let (first, record) = try place.get()
+        let id: ObjectID
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count)
-            let id = try nextID(from: pool.backup)
+            id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
             try at(.afterBackupMade)
@@ -62,14 +63,21 @@ extension Engine {
             announce(id)
             entry.state = ObjectRecord.State.live
             try at(.afterRecordLive)
-            state.withLock { state in
+            let isEntered = state.withLock { state in
+                // The pool may have been destroyed while this one was made.
+                guard state.pools[poolID] === pool, !pool.isDying else { return false }
                 _ = state.insert(
                     BufferObject(
                         id: id.rawValue, pool: poolID.rawValue, record: record, firstPage: UInt32(first), pageCount: UInt32(count),
                         pinCount: 1, priority: priority),
                     in: pool)
+                return true
             }
-            return try object(id)
+            guard isEntered else {
+                entry.state = ObjectRecord.State.free
+                try pool.backup.remove(id)
+                throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it")
+            }
         } catch {
             state.withLock { state in
                 pool.allocator.release(first: first, count: count)
@@ -77,6 +85,7 @@ extension Engine {
             }
             throw error
         }
+        return try object(id)
     }
 
     /// What an earlier object left in the range goes: a new object reads as zeros.
@@ -154,7 +163,8 @@ extension Engine {
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
             offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,
             pinCount: Int(object.pinCount) + gatePins,
-            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, purgeGeneration: object.purgeGeneration % GateWord.generations, isLeased: object.isLeased, pages: pages)
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged,
+            purgeGeneration: object.purgeGeneration % GateWord.generations, isLeased: object.isLeased, pages: pages)
     }
 
     /// Objects in ascending order of id, those after `after`, at most `limit`.

@@ -32,7 +32,7 @@ extension Engine {
                 }
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
-                let pages = (goal.rawValue + basePageSize - 1) / basePageSize
+                let pages = (goal.rawValue - 1) / basePageSize + 1
                 result = reclaim(pool: nil, goalPages: pages, .direct, cancellation, progress)
                 shrinkLeased(
                     target, goalPages: pages - result.freedBytes.rawValue / basePageSize, into: &result, cancellation, progress)
@@ -69,14 +69,14 @@ extension Engine {
     func shrinkOne(
         _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .background, cancellation, progress)
-        try staging.withStaging { (staging) throws(EngineError) in
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .requested, cancellation, progress)
+        try staging.withStaging(cancellation) { (staging) throws(EngineError) in
             let slot = try reserve(id, cancellation: cancellation)
             guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
                 release(slot)
                 throw EngineError(.busy, "\(id) is pinned; unpin it first")
             }
-            walk.shrinkReserved(slot, goalPages: .max, staging)
+            walk.shrinkAlone(slot, staging)
         }
         let result = walk.result
         if let failure = result.failure, failure.code == .busy { throw failure }
@@ -86,8 +86,11 @@ extension Engine {
     /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Busy, and nothing changed, if a client has
     /// it pinned through its gate. Expendable content is purged, the rest is
     /// backed up. The counterpart of `ttm_bo_shrink`.
+    ///
+    /// `mayUseBackup`: false is for expendable content only, of which then what is in the pool goes.
     func shrinkReserved(
-        _ slot: UInt32, goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ObjectID, ShrinkOutcome) -> Bool
+        _ slot: UInt32, goalPages: Int, writeback: Bool = false, mayUseBackup: Bool = true, _ staging: Staging,
+        progress: (ObjectID, ShrinkOutcome) -> Bool
     ) -> ShrinkOutcome {
         let reserved = reservedObject(slot)
         guard state.withLock({ $0.closeGates(slot) }) else {
@@ -108,7 +111,7 @@ extension Engine {
         }
         var outcome: ShrinkOutcome
         if isExpendable {
-            outcome = reserved.purge(goalPages: goalPages, progress: proceed)
+            outcome = reserved.purge(goalPages: goalPages, mayUseBackup: mayUseBackup, progress: proceed)
         } else if let swap = reserved.backup as? KernelSwap {
             outcome = reserved.pageOut(swap, goalPages: goalPages, progress: proceed)
         } else {
@@ -125,7 +128,7 @@ extension Engine {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
             let pool = state.pool(of: slot)
-            pool.backedUpPages += outcome.backedUpPages - outcome.droppedPages
+            state.addBackedUp(outcome.backedUpPages - outcome.droppedPages, to: pool)
             pool.zeroPages += outcome.zeroWordsDelta
             state.change(slot) { object in
                 object.backedUpPages = UInt32(Int(object.backedUpPages) + outcome.backedUpPages - outcome.droppedPages)

@@ -95,7 +95,8 @@ public struct WireObject: Codable, Sendable, Equatable {
 
     public init(
         objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
-        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, purgeGeneration: Int = 0, leased: Bool = false,
+        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, purgeGeneration: Int = 0,
+        leased: Bool = false,
         pages: WirePageCounts
     ) {
         self.objectId = objectId

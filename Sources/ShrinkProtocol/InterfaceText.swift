@@ -10,8 +10,8 @@ public enum ShrinkInterface {
         # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
         #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
         #   mmap alone: read, write and fallocate on it bypass the contract.
-        # - Pins belong to the connection that made them, by call or by gate, and end with it. Only if the daemon's engine dies, and is started again, they are
-        #   held: until the client resumes its session, until its process has ended, or for a grace.
+        # - Pins, by call or by gate, belong to the connection that made them and end with it. Only if the daemon's engine dies, and is started
+        #   again, they are held: until the client resumes its session, until its process has ended, or for a grace.
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
@@ -159,10 +159,6 @@ public enum ShrinkInterface {
           survival: Survival
         )
 
-        # What the uids take that have pools, in ascending order, those that the caller sees, at most 128 a reply; see ListPools. The caller's own
-        # comes also without pools.
-        method ListUsers(afterUid: ?int) -> (users: []UserUsage, nextAfterUid: ?int)
-
         # The connection's session: the token brings what the connection holds back after the engine's death. graceMilliseconds: how long a
         # new engine waits for a client whose process lives.
         method OpenSession() -> (sessionToken: string, graceMilliseconds: int)
@@ -174,6 +170,9 @@ public enum ShrinkInterface {
         # This connection's own pins, in ascending order of objectId, at most 1024 a reply; called again with afterObjectId set to
         # nextAfterObjectId until that is null. Tells a client which call was done whose reply it lost.
         method ListPins(afterObjectId: ?int) -> (pins: []ObjectPin, nextAfterObjectId: ?int)
+        # What the uids take that have pools, in ascending order, those that the caller sees, at most 128 a reply; see ListPools. The caller's own
+        # comes also without pools.
+        method ListUsers(afterUid: ?int) -> (users: []UserUsage, nextAfterUid: ?int)
 
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
         # poolFileDescriptor: the pool's memory, of fixed size. objectLimit, backedUpLimitBytes: what this pool may have at most, beside the limits

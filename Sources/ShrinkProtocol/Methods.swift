@@ -8,10 +8,10 @@ public struct WireMethod<Parameters: Codable & Sendable, Reply: Codable & Sendab
 /// Every method of `io.shrinkd`.
 public enum Methods {
     public static let status = WireMethod<NoParameters, StatusReply>(member: "Status")
-    public static let listUsers = WireMethod<ListUsersParameters, ListUsersReply>(member: "ListUsers")
     public static let openSession = WireMethod<NoParameters, OpenSessionReply>(member: "OpenSession")
     public static let resumeSession = WireMethod<ResumeSessionParameters, ResumeSessionReply>(member: "ResumeSession")
     public static let listPins = WireMethod<ListPinsParameters, ListPinsReply>(member: "ListPins")
+    public static let listUsers = WireMethod<ListUsersParameters, ListUsersReply>(member: "ListUsers")
     public static let createPool = WireMethod<CreatePoolParameters, PoolReply>(member: "CreatePool")
     public static let openPool = WireMethod<PoolAddress, PoolReply>(member: "OpenPool")
     public static let destroyPool = WireMethod<PoolAddress, NoReply>(member: "DestroyPool")

@@ -33,7 +33,7 @@ struct Attach: ParsableCommand {
         do {
             let device = try AttachedMount.make(on: mountPoint, owner: account.userID, group: account.groupID)
             try notifier.store([device.number], name: NotifyingStarter.attachedName)
-            try notifier.barrier(timeoutMilliseconds: 5000)
+            guard try notifier.barrier() else { throw Errno.timedOut }
         } catch let error as ServeError {
             logger.error("\(error)")
             throw ExitCode(ExitStatus(error.code))

@@ -42,9 +42,9 @@ struct NotifyingStarter: Starter {
 
     func stopping() { attempt("report the end") { () throws(Errno) in try notifier.stopping() } }
 
-    func watch(_ isAlive: @escaping @Sendable () -> Bool) {
-        attempt("watch over this server") { () throws(Errno) in try Watchdog.start(notifier) { _ in isAlive() } }
-    }
+    var beatMilliseconds: Int? { Watchdog()?.beatMilliseconds }
+
+    func beat() { attempt("hear that the work goes on") { () throws(Errno) in try notifier.watchdog() } }
 
     private func attempt(_ what: String, _ body: () throws(Errno) -> Void) {
         do throws(Errno) { try body() } catch {

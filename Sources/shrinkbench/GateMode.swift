@@ -112,8 +112,7 @@ private final class ServedEngine {
         var logger = Logger(label: "shrinkbench") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = .warning
         service = try ControlService(
-            engine: try Engine(backup: NoBackup(), logger: logger), version: "bench",
-            survival: try Survival(logger: logger))
+            engine: try Engine(backup: NoBackup(), logger: logger), version: "bench", survival: try Survival(logger: logger))
         let server = try VarlinkServer(
             listener: try VarlinkSocket.bind(path, mode: 0o600),
             vendor: VarlinkVendor(vendor: "shrinkd", product: "shrinkbench", version: "bench", url: ""), interfaces: [service])

@@ -40,10 +40,10 @@ struct StatusDocument: Encodable {
     var strayPages: Int
     var damagedPages: Int
     var features: [String: Feature]
+    var survival: Nullable<Survival>
     var pressure: Nullable<PressureDocument>
     var users: [UserDocument]
     var leases: LeasesReply
-    var survival: Nullable<Survival>
 
     init(_ status: StatusReply, _ pressure: PressureReply?, _ usage: [WireUserUsage], _ leases: LeasesReply) {
         self.pressure = Nullable(value: pressure.map { PressureDocument($0) })

@@ -45,7 +45,6 @@ struct StatusCommand: ParsableCommand {
         }
         if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
         if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
-        if let pressure { PressureText.show(pressure) }
         if let survival = status.survival {
             Console.say(
                 survival.descriptorLimit.map { "kept over restarts: \(survival.descriptors) descriptors of at most \($0)" }
@@ -56,6 +55,7 @@ struct StatusCommand: ParsableCommand {
                 )
             }
         }
+        if let pressure { PressureText.show(pressure) }
         for (name, feature) in status.features.sorted(by: { $0.key < $1.key }) {
             Console.say("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")
         }

@@ -17,10 +17,9 @@ struct EngineCommand: ParsableCommand {
         usage: "shrinkd engine --runtime-dir <dir> --backup <dir>",
         discussion: """
             SIGTERM: pools that a connection still holds are recovered first, as far as memory allows; a second one skips that. \
-            SIGHUP: the configuration is read again. \
             SIGUSR1: everything is left to the next engine, which whoever started this one starts at once. \
-            Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage, 75 ended for a restart, \
-            78 the configuration has a mistake.
+            SIGHUP: the configuration is read again. Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage, \
+            75 ended for a restart, 78 the configuration has a mistake.
             """,
         version: productVersion)
 

@@ -38,14 +38,12 @@ final class EngineDaemon {
                 "Memory is not locked: under pressure the daemon itself may be paged out. Raise LimitMEMLOCK.",
                 metadata: ["error": "\(error)"])
         }
-        // The survival takes what is left over.
         let socket = inherited.take("varlink")
         let pressureSocket = inherited.take("pressure")
         survival = try Survival(&inherited, logger: log)
         let directory = try BackupDirectory(path: backup)
-        var limits = Engine.Configuration(configuration)
-        limits.faults = EngineKillPoint.faults()
-        engine = try Engine(backup: directory, configuration: limits, logger: log)
+        engine = try Engine(
+            backup: directory, configuration: EngineKillPoint.armed(Engine.Configuration(configuration)), logger: log)
         for feature in directory.status().features where !feature.isAvailable {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
@@ -63,8 +61,7 @@ final class EngineDaemon {
             ownSocket = path
         }
         self.ownSocket = ownSocket
-        pressure = try PressureWiring(
-            engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
+        pressure = try PressureWiring(engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
         heartbeat = Heartbeat(notifier, engine, pressure.monitor)
         control = try ControlService(engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor)
         server = try VarlinkServer(
@@ -95,7 +92,6 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
-        try Watchdog.start(notifier) { [control] patience in control.isResponsive(withinMilliseconds: patience) }
         try notifier.ready(status: heartbeat.text)
         if try waitForEnd(epoll) == .park {
             park()
@@ -111,13 +107,14 @@ final class EngineDaemon {
         // Whoever comes now is told at once that nobody listens, instead of waiting at a socket that the starter still holds.
         KeptListener.forget(survival.descriptors)
         engine.beginShutdown()
-        try bringBackHeldPools(epoll)
-        nameLosses()
+        let homecoming = Homecoming(engine, control.heldPools, notifier, log)
+        try homecoming.run(epoll, signals)
+        let left = homecoming.nameLosses()
         serving.cancel()
         let result = ended.wait { $0 }
         control.finish()
         if let ownSocket { try? Files.remove(ownSocket) }
-        _ = engine.removeAllBackups()
+        _ = engine.removeAllBackups(except: left)
         try result.get()
         return .stopped
     }
@@ -128,7 +125,8 @@ final class EngineDaemon {
     private func waitForEnd(_ epoll: Epoll) throws -> End {
         while true {
             let events = try epoll.wait(timeoutMilliseconds: heartbeat.milliseconds)
-            heartbeat.beat()
+            // Nothing to do but to tell that calls are answered, if they are.
+            if events.isEmpty, control.isResponsive(withinMilliseconds: UInt64(max(100, heartbeat.milliseconds))) { heartbeat.beat() }
             for event in events {
                 if event.token == 1 { return .stop }
                 while let number = try signals.next() {
@@ -159,96 +157,10 @@ final class EngineDaemon {
             metadata: ["descriptors": "\(survival.descriptors.used)"])
     }
 
-    // MARK: Ending
-
-    /// Clients that still have a pool open keep their mapping when this process is gone: its pages must be in it.
-    private func bringBackHeldPools(_ epoll: Epoll) throws {
-        let pools = control.heldPools
-        guard !pools.isEmpty else { return }
-        log.notice("Recovering pools that clients hold; a second SIGTERM skips it.", metadata: ["pools": "\(pools.count)"])
-        let state = Monitor((isSkipped: false, isDone: false))
-        let done = try Wakeup()
-        let (engine, log, notifier) = (engine, log, notifier)
-        let worker = try DedicatedThread("recover-held") {
-            var told = MonotonicTime.now()
-            for pool in pools {
-                let reporter = ProgressReporter(log: log, notifier: notifier, pool: pool, last: told)
-                let result = engine.recover(.pool(pool)) { progress in
-                    reporter.report(progress)
-                    return state.withLock { $0.isSkipped } ? .stop : .proceed
-                }
-                told = reporter.last
-                log.notice(
-                    "Recovered.",
-                    metadata: [
-                        "pool": "\(pool.rawValue)", "pages": "\(result.recoveredPages)", "failed": "\(result.failedPages)",
-                        "stopped_by": "\(result.failure.map { "\($0)" } ?? "nothing")",
-                    ])
-            }
-            state.withLock { $0.isDone = true }
-            done.signal()
-        }
-        try epoll.add(done.number, .input, token: 2)
-        while !state.withLock({ $0.isDone }) {
-            for event in try epoll.wait() where event.token == 0 {
-                while let number = try signals.next() {
-                    if number == Signal.terminate || number == Signal.interrupt { state.withLock { $0.isSkipped = true } }
-                }
-            }
-        }
-        worker.join()
-        try epoll.remove(done.number)
-    }
-
-    /// Says which content ends with this process: pages in the backup of pools that clients hold, and everything of pools that nobody holds.
-    private func nameLosses() {
-        let held = Set(control.heldPools)
-        var after: ObjectID?
-        while true {
-            let objects = engine.objects(in: nil, after: after, limit: 256)
-            guard let last = objects.last else { return }
-            after = last.id
-            for object in objects {
-                let lost = held.contains(object.pool) ? object.pages.backedUp : object.pages.backedUp + object.pages.resident
-                if lost == 0 { continue }
-                log.warning(
-                    "The content of an object ends with the daemon.",
-                    metadata: [
-                        "object": "\(object.id.rawValue)", "name": "\(object.name)", "pool": "\(object.pool.rawValue)", "pages": "\(lost)",
-                    ])
-            }
-        }
-    }
-
     private func tell(_ what: (Notifier) throws(Errno) -> Void) {
         do throws(Errno) { try what(notifier) } catch {
             log.warning("The starter of this process cannot be told.", metadata: ["error": "\(error)"])
         }
-    }
-}
-
-/// One line a second about a long recover, for the log and for whoever waits with a timeout.
-private final class ProgressReporter: @unchecked Sendable {
-    // Sendable: the engine calls back one at a time.
-    private let log: Logger
-    private let notifier: Notifier
-    private let pool: PoolID
-    private(set) var last: MonotonicTime
-
-    init(log: Logger, notifier: Notifier, pool: PoolID, last: MonotonicTime) {
-        self.log = log
-        self.notifier = notifier
-        self.pool = pool
-        self.last = last
-    }
-
-    func report(_ progress: RecoverProgress) {
-        let now = MonotonicTime.now()
-        guard now.nanoseconds(since: last) >= 1_000_000_000 else { return }
-        last = now
-        let text = "recovering pool \(pool.rawValue): \(progress.recoveredPages) pages are back"
-        log.info("Progress.", metadata: ["pool": "\(pool.rawValue)", "pages": "\(progress.recoveredPages)"])
-        try? notifier.extendTimeout(seconds: 30, status: text)
     }
 }
 

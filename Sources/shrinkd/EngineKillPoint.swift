@@ -7,18 +7,20 @@ import Synchronization
 /// The file is removed when it is read, so that the next engine, which has the same environment, lives. Always compiled in: what is tested is what
 /// runs. The points are the engine's fault points.
 enum EngineKillPoint {
-    static func faults() -> FaultHook? {
+    static func armed(_ plain: Engine.Configuration) -> Engine.Configuration {
+        var configuration = plain
         guard let path = ThisProcess.environment("SHRINKD_ENGINE_KILL_POINT"), let bytes = try? Files.contents(of: path, limit: 256) else {
-            return nil
+            return configuration
         }
         try? Files.remove(path)
         let parts = String(decoding: bytes, as: UTF8.self).split { $0 == ":" || $0 == "\n" }
-        guard let point = parts.first.flatMap({ FaultPoint(rawValue: String($0)) }) else { return nil }
+        guard let point = parts.first.flatMap({ FaultPoint(rawValue: String($0)) }) else { return configuration }
         let counter = Countdown(parts.count > 1 ? Int(parts[1]) ?? 1 : 1)
-        return { at, _, _ in
+        configuration.faults = { at, _, _ in
             if at == point, counter.isOver() { ThisProcess.endAbruptly() }
             return nil
         }
+        return configuration
     }
 
     private final class Countdown: Sendable {

@@ -3,20 +3,25 @@ import ShrinkEngine
 import ShrinkLinux
 import ShrinkPressure
 
-/// The line that the starter hears when things stand otherwise than before. (Signs of life are the watchdog's.)
+/// What the starter hears while all is well: a line that says how things stand, and a sign of life.
+///
+/// The sign of life is sent after the engine was asked something that takes its lock: a daemon that is stuck there sends none.
 struct Heartbeat {
     private let notifier: Notifier
     private let engine: Engine
     private let monitor: PressureMonitor
     private var told = ""
-    /// Between two looks; -1 where nobody listens.
+    /// Between two beats; -1 where nobody listens. A third of WatchdogSec=, and five seconds at most.
     let milliseconds: CInt
+    private let isWatched: Bool
 
     init(_ notifier: Notifier, _ engine: Engine, _ monitor: PressureMonitor) {
         self.notifier = notifier
         self.engine = engine
         self.monitor = monitor
-        milliseconds = notifier.isListening ? 5000 : -1
+        let watchdog = Watchdog()
+        isWatched = watchdog != nil
+        milliseconds = notifier.isListening ? CInt(clamping: min(5000, watchdog?.beatMilliseconds ?? 5000)) : -1
     }
 
     /// One line for `systemctl status`.
@@ -37,5 +42,6 @@ struct Heartbeat {
             try? notifier.status(text)
             told = text
         }
+        if isWatched { try? notifier.watchdog() }
     }
 }

@@ -81,7 +81,7 @@ import Testing
         let seed = testSeed("kill points")
         let scratch = try ScratchDirectory()
         let arming = scratch.file("kill-point")
-        let daemon = try DaemonProcess(environment: ["SHRINKD_ENGINE_KILL_POINT=\(arming)"])
+        let daemon = try DaemonProcess(environment: ["SHRINKD_PRESSURE=off", "SHRINKD_ENGINE_KILL_POINT=\(arming)"])
         let control = Control(daemon: daemon)
         let survivor = try SurvivorProcess(socket: daemon.socket, pool: "p", seed: seed)
         try daemon.waitFor("the client to begin", seconds: 120) { survivor.isReady }

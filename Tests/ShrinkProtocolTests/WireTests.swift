@@ -94,9 +94,9 @@ private struct Sample {
     @Test func theTextNamesEveryMethodErrorAndMemberOfTheTypes() throws {
         let text = ShrinkInterface.text
         let members = [
-            Methods.status.member, Methods.listUsers.member, Methods.openSession.member, Methods.resumeSession.member,
-            Methods.listPins.member,
-            Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
+            Methods.status.member, Methods.openSession.member, Methods.resumeSession.member, Methods.listPins.member,
+            Methods.listUsers.member, Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member,
+            Methods.listPools.member,
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,

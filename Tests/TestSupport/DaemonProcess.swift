@@ -113,6 +113,13 @@ public final class DaemonProcess {
         return ending
     }
 
+    /// Waits for the keeper's end, whoever brings it about; nil if it does not come.
+    public func wait(seconds: Int32) throws -> ChildProcess.Ending? {
+        let ending = try keeper.wait(timeoutMilliseconds: seconds * 1000)
+        if ending != nil { isRunning = false }
+        return ending
+    }
+
     private func tearDown() {
         if isRunning {
             let parts = ["engine", "backupfs"].compactMap { process(of: $0) }

@@ -116,8 +116,8 @@ public final class Survival: Sendable {
     /// Gives the engine the pools that the last one had, healed. Call it before anything is asked of the engine. `progress` is told after each pool.
     public func takeOver(_ engine: Engine, progress: (_ pools: Int) -> Void = { _ in }) throws(SurvivalError) {
         engine.countOn(
-            strayPages: Int(clamping: state[.strayPages]), damagedPages: Int(clamping: state[.damagedPages]),
-            poolsAbove: UInt32(clamping: state[.highestPool]))
+            EngineCounters(strayPages: Int(clamping: state[.strayPages])), poolsAbove: UInt32(clamping: state[.highestPool]))
+        var lost = 0
         let names = descriptors.waitingNames(prefix: Self.poolName)
         let ids = names.compactMap { UInt32($0.dropFirst(Self.poolName.count)) }.sorted()
         for (index, id) in ids.enumerated() {
@@ -131,7 +131,7 @@ public final class Survival: Sendable {
                 let report = try engine.adoptPool(file: try file.duplicate(), ledger: try ledger.duplicate()).healing
                 state[.healedInPool] += UInt64(report.punchedInPool)
                 state[.healedInStore] += UInt64(report.punchedInStore)
-                state[.lostPages] += UInt64(report.lost)
+                lost += report.lost
                 state[.finishedDestructions] += UInt64(report.finishedDestructions)
             } catch {
                 throw SurvivalError("pool \(id) of the last engine cannot be taken over: \(error)")
@@ -139,6 +139,9 @@ public final class Survival: Sendable {
             progress(index + 1)
         }
         try takeOverGates(engine)
+        // Pages that were lost before are found missing again, and are the same ones.
+        state[.lostPages] = max(state[.lostPages], UInt64(lost))
+        engine.countOn(EngineCounters(damagedPages: max(0, Int(clamping: state[.damagedPages]) - lost)), poolsAbove: 0)
         for name in descriptors.waitingNames(prefix: Self.ledgerName) {
             try? descriptors.forget(name)
         }
