@@ -40,6 +40,7 @@ public final class ShrinkdClient: Sendable {
     /// Ends the connection and every pin of it.
     public func close() {
         link.close()
+        gates.close()
         revocations.end()
     }
 

@@ -75,7 +75,9 @@ import Testing
     private static let mustHeal: Set<FaultPoint> = [
         .afterCopyOut, .betweenWords, .afterWords, .afterCopyIn, .afterRecoverWords, .beforeDrop,
     ]
-    private static let points = FaultPoint.allCases.filter { ![.afterPurgeMark, .betweenPurgeRuns].contains($0) }
+    private static let points = FaultPoint.allCases.filter {
+        ![.afterPurgeMark, .betweenPurgeRuns, .afterClearFree, .afterClearDrop, .afterClearWords].contains($0)
+    }
 
     @Test func killedAtEveryNamedPointItHealsAndGoesOn() throws {
         let seed = testSeed("kill points")
