@@ -13,8 +13,9 @@ import SystemPackage
 /// held across I/O), the state's lock (never held across I/O).
 public final class Engine: Sendable {
     public struct Configuration: Sendable {
-        /// Threads that copy at once, the caller's included.
-        public var copyWorkers = 2
+        /// Threads that copy at once, the caller's included. Three keep two cores busy: one of them mostly waits, for the file server or for
+        /// its turn at the pool file (docs/performance.md).
+        public var copyWorkers = 3
         /// Operations that copy at once; the next waits for a buffer.
         public var concurrentOperations = 4
         /// Recover leaves at least this much of MemAvailable (/proc/meminfo); nil: the larger of 64 MiB and 1/64 of the machine.
@@ -51,8 +52,11 @@ public final class Engine: Sendable {
         self.backup = backup
         self.configuration = configuration
         self.logger = logger
-        staging = try StagingPool(count: max(1, configuration.concurrentOperations))
-        team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
+        let helpers = max(0, configuration.copyWorkers - 1)
+        var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
+        team = try CopyTeam(Array(buffers.suffix(helpers)))
+        buffers.removeLast(helpers)
+        staging = StagingPool(buffers)
         room = try Room(configuration)
         ahead = RecoverAhead()
     }

@@ -79,7 +79,8 @@ extension Engine {
             walk.shrinkAlone(slot, staging)
         }
         let result = walk.result
-        if let failure = result.failure, failure.code == .busy { throw failure }
+        // One whose device sleeps is told in the result: it is being woken.
+        if let failure = result.failure, failure.code == .busy, result.deferredObjects == 0 { throw failure }
         return result
     }
 

@@ -11,6 +11,9 @@ final class Pool: @unchecked Sendable {
     let name: String
     let owner: UInt32
     let file: SharedDescriptor
+    /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
+    /// lock, and keep a core from whoever reads the next run for them.
+    let placing = Monitor<Void>(())
     let ledger: Ledger
     /// Where the pages of its objects go.
     let backup: any Backup

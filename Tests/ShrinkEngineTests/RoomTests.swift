@@ -1,3 +1,4 @@
+import Glibc
 import ShrinkEngine
 import ShrinkLinux
 import Synchronization
@@ -99,16 +100,23 @@ import Testing
     @Test func destroyingDuringARecoverLeaksNothing() throws {
         let reached = Monitor(false)
         let isArmed = Atomic(false)
+        let running = Monitor<Engine?>(nil)
         let fixture = try EngineFixture(poolPages: 4096) { configuration in
-            configuration.faults = { point, _, page in
+            configuration.faults = { point, id, page in
                 if point == .afterCopyIn, isArmed.load(ordering: .relaxed), page.rawValue == 256 {
                     reached.withLock { $0 = true }
                     reached.notifyAll()
+                    // Here until its end has begun, or the recover might be done first.
+                    let engine = running.withLock { $0 }
+                    let deadline = MonotonicTime.now().advanced(milliseconds: 30_000)
+                    while MonotonicTime.now() < deadline, (try? engine?.object(id)) != nil { sched_yield() }
                 }
                 return nil
             }
         }
         let engine = fixture.engine
+        running.withLock { $0 = engine }
+        defer { running.withLock { $0 = nil } }
         let object = try fixture.makeObject(pages: 3000, zeroEvery: 0)
         _ = engine.shrink(.all)
         isArmed.store(true, ordering: .relaxed)

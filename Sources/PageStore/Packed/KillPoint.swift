@@ -16,6 +16,7 @@ public enum KillPoint: UInt8, CaseIterable, Sendable {
     case cleanerCopied, cleanerFlipped
     case reserveTaken, reserveRestored
     case budgetStored, tierCopied, tierSynced, tierRenamed, tierFlipped
+    case idsMarkedBelow, indexCopied, indexCopyRenamed
 
     // Set once, when a store opens and before it has threads.
     nonisolated(unsafe) private static var armed: UInt8 = 0
