@@ -27,9 +27,7 @@ public final class ShrinkdClient: Sendable {
     public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
         self.timeoutMilliseconds = timeoutMilliseconds
         self.path = SocketLocation.find(explicit: path)
-        do throws(TransportError) {
-            link = try Link(path: self.path, timeoutMilliseconds: timeoutMilliseconds)
-        } catch {
+        do throws(TransportError) { link = try Link(path: self.path, timeoutMilliseconds: timeoutMilliseconds) } catch {
             throw ShrinkdError(error)
         }
     }
@@ -42,6 +40,7 @@ public final class ShrinkdClient: Sendable {
     /// Ends the connection and every pin of it.
     public func close() {
         link.close()
+        gates.close()
         revocations.end()
     }
 

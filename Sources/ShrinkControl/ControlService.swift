@@ -19,6 +19,7 @@ public final class ControlService: VarlinkInterface {
     let version: String
     let sessions: Sessions
     let survival: Survival
+    let gates: GateHolders
     let workers: BlockingWorkers
     let watch: BackupWatch
     /// Nil where nobody looks for pressure.
@@ -35,9 +36,10 @@ public final class ControlService: VarlinkInterface {
         self.version = version
         self.survival = survival
         sessions = Sessions(survival.state)
+        gates = GateHolders(survival, engine, waiting: Set(sessions.waiting.map(\.token)))
         workers = try BlockingWorkers()
         watch = try BackupWatch(engine)
-        grace = try Self.holdPins(of: sessions, engine, graceMilliseconds)
+        grace = try Self.holdPins(of: sessions, gates, engine, graceMilliseconds)
     }
 
     /// Pools whose memory an open connection was given: their users still need what is in them.
@@ -59,10 +61,10 @@ public final class ControlService: VarlinkInterface {
             try beginSession(call.connection)
             switch call.member {
             case Methods.status.member: return try await status(call)
+            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.openSession.member: return try await openSession(call)
             case Methods.resumeSession.member: return try await resumeSession(call)
             case Methods.listPins.member: return try await listPins(call)
-            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.createPool.member: return try await createPool(call)
             case Methods.openPool.member: return try await openPool(call)
             case Methods.destroyPool.member: return try await destroyPool(call)
@@ -106,7 +108,7 @@ public final class ControlService: VarlinkInterface {
         let parameters: P
         do throws(VarlinkError) { parameters = try call.decode(type) } catch { throw .varlink(error) }
         let caller = Caller(call.connection.peer)
-        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.userID) {
+        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.isAdministrator ? nil : caller.userID) {
             Result { () throws(ControlError) in try body(parameters, caller) }
         }
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }

@@ -1,5 +1,6 @@
 import Logging
 import ShrinkLinux
+import ShrinkProtocol
 import SystemPackage
 
 extension Engine {
@@ -162,7 +163,8 @@ extension Engine {
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
             offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,
             pinCount: Int(object.pinCount) + gatePins,
-            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, isLeased: object.isLeased, pages: pages)
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged,
+            purgeGeneration: object.purgeGeneration % GateWord.generations, isLeased: object.isLeased, pages: pages)
     }
 
     /// Objects in ascending order of id, those after `after`, at most `limit`.

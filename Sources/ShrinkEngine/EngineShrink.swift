@@ -20,10 +20,16 @@ extension Engine {
             case .pool(let id):
                 _ = try state.withLock { state throws(EngineError) in try state.pool(id) }
                 result = reclaim(pool: id, goalPages: .max, .requested, cancellation, progress)
-                shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                // Who had enough has no need of more.
+                if result.failure?.code != .interrupted {
+                    shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                }
             case .all:
                 result = reclaim(pool: nil, goalPages: .max, .requested, cancellation, progress)
-                shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                // Who had enough has no need of more.
+                if result.failure?.code != .interrupted {
+                    shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                }
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
                 let pages = (goal.rawValue - 1) / basePageSize + 1

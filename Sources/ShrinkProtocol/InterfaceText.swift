@@ -80,7 +80,8 @@ public enum ShrinkInterface {
 
         # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
         # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections, those of gates included. purgeable: its content may be
-        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. leased: a device uses it (SetLease).
+        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. purgeGeneration: how often that happened so far, modulo
+        # 2^20. leased: a device uses it (SetLease).
         type BufferObject (
           objectId: int,
           objectName: string,
@@ -94,6 +95,7 @@ public enum ShrinkInterface {
           pinCount: int,
           purgeable: bool,
           purged: bool,
+          purgeGeneration: int,
           leased: bool,
           pages: PageCounts
         )
@@ -214,7 +216,7 @@ public enum ShrinkInterface {
 
         # Brings the object's pages back if need be, and holds them until Unpin or the end of the connection. Pins count.
         # retained: false if the content was given up since this connection last pinned the object, or since anybody pinned it if this connection never
-        # did: it reads as zeros now. purgeGeneration: how often that happened so far, modulo 2^20.
+        # did: it reads as zeros now. purgeGeneration: the object's.
         method Pin(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
         # Undoes one Pin, or the pin that CreateObject made, of this connection.

@@ -67,6 +67,18 @@ private struct Sample {
         }
     }
 
+    /// A lost reply to Pin is replaced by the object's description: content that was ever given up counts as given up.
+    @Test func aPinWhoseReplyWasLostIsReadFromTheObject() throws {
+        let pages = WirePageCounts(resident: 1, zero: 1, backedUp: 1, empty: 1)
+        for generation in [0, 3] {
+            let object = WireObject(
+                objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1,
+                priority: 1, pinCount: 1, purgeGeneration: generation, pages: pages)
+            let reply = try JSONDecoder().decode(PinReply.self, from: try JSONEncoder().encode(ObjectReply(bufferObject: object)))
+            #expect(reply == PinReply(bufferObject: object, retained: generation == 0, purgeGeneration: generation))
+        }
+    }
+
     @Test func exactlyOneTargetIsATarget() {
         #expect(ShrinkParameters(.everything).target != nil)
         #expect(ShrinkParameters(.goalBytes(1)).target != nil)
