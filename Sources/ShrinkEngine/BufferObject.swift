@@ -22,6 +22,15 @@ struct BufferObject: BitwiseCopyable {
     /// Nothing of it is in the pool, as far as known; then it is on no list.
     var isExhausted = false
 
+    /// What faults brought back while an operation held the reservation; counted when it lets go, for until then the operation's own figures are not in.
+    var touched = Touched()
+
+    struct Touched: BitwiseCopyable {
+        var backedUpPages: UInt32 = 0
+        var zeroPages: UInt32 = 0
+        var isAny = false
+    }
+
     /// What the owner wants of the content.
     enum Content: UInt8 {
         case kept

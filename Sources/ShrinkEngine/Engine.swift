@@ -38,6 +38,7 @@ public final class Engine: Sendable {
     let team: CopyTeam
     let room: Room
     let ahead: RecoverAhead
+    let faultServer: FaultServer
     /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
     let availableBackupBytes = Atomic<UInt64>(0)
     private let highestID = Monitor<UInt32>(0)
@@ -51,10 +52,14 @@ public final class Engine: Sendable {
         team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
         room = try Room(configuration)
         ahead = RecoverAhead()
+        faultServer = try FaultServer(faults: configuration.faults)
         availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
 
-    deinit { ahead.end() }
+    deinit {
+        ahead.end()
+        faultServer.end()
+    }
 
     // MARK: Pools
 
@@ -109,6 +114,7 @@ public final class Engine: Sendable {
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
             state.pools[id] = nil
         }
+        for mapping in faultServer.ids(of: id) { endMapping(mapping) }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
 

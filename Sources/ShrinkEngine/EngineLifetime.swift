@@ -48,7 +48,7 @@ extension Engine {
             let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
             let reserved = ReservedObject(
                 id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
-                faults: nil)
+                touch: pool.touch, faults: nil)
             if objects[index].content == .purged || objects[index].content == .replaced {
                 // Given up already: finished, so that nothing of it is taken for content.
                 try reserved.forget()

@@ -112,7 +112,10 @@ extension Engine {
         try at(.afterBackupRemoved)
         let first = Int(object.firstPage)
         let count = Int(object.pageCount)
+        let claim = pool.touch.claim(first..<first + count, .ending)
+        defer { pool.touch.end(claim) }
         pool.ledger.table(firstPage: first, count: count).clear()
+        pool.touch.heal(first..<first + count)
         try at(.afterWordsCleared)
         let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
         record.state = ObjectRecord.State.free
@@ -182,7 +185,7 @@ extension Engine {
             return ReservedObject(
                 id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
                 table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
-                faults: configuration.faults)
+                touch: pool.touch, faults: configuration.faults)
         }
     }
 

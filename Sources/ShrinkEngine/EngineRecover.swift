@@ -94,11 +94,15 @@ extension Engine {
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
-            state.pool(of: slot).backedUpPages -= outcome.recoveredPages
+            let touched = state.takeTouched(slot)
+            let (backedUp, zero) = (outcome.recoveredPages + Int(touched.backedUpPages), Int(touched.zeroPages))
+            state.pool(of: slot).backedUpPages -= backedUp
+            state.pool(of: slot).zeroPages -= zero
             state.change(slot) { object in
-                object.backedUpPages -= UInt32(outcome.recoveredPages)
+                object.backedUpPages -= UInt32(backedUp)
+                object.zeroPages -= UInt32(zero)
                 // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
-                if outcome.recoveredPages > 0 || outcome.failure != nil { object.isExhausted = false }
+                if outcome.recoveredPages > 0 || outcome.failure != nil || touched.isAny { object.isExhausted = false }
             }
             state.damagedPages += outcome.failedPages
             if outcome.recoveredPages > 0 { state.bump(slot) }

@@ -80,14 +80,18 @@ extension Engine {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
             let pool = state.pool(of: slot)
-            pool.backedUpPages += outcome.backedUpPages - outcome.droppedPages
-            pool.zeroPages += outcome.zeroWordsDelta
+            // What faults brought back meanwhile may be pages that this operation moved out.
+            let touched = state.takeTouched(slot)
+            let backedUpDelta = outcome.backedUpPages - outcome.droppedPages - Int(touched.backedUpPages)
+            let zeroDelta = outcome.zeroWordsDelta - Int(touched.zeroPages)
+            pool.backedUpPages += backedUpDelta
+            pool.zeroPages += zeroDelta
             state.change(slot) { object in
-                object.backedUpPages = UInt32(Int(object.backedUpPages) + outcome.backedUpPages - outcome.droppedPages)
-                object.zeroPages = UInt32(Int(object.zeroPages) + outcome.zeroWordsDelta)
+                object.backedUpPages = UInt32(Int(object.backedUpPages) + backedUpDelta)
+                object.zeroPages = UInt32(Int(object.zeroPages) + zeroDelta)
                 object.purgedPages = UInt32(Int(object.purgedPages) + outcome.purgedWordsDelta)
                 // Nothing resident is left: off the list until somebody uses it again. Otherwise its place stays what it was (reference §4.2, trap 1).
-                object.isExhausted = outcome.isExhausted
+                object.isExhausted = outcome.isExhausted && !touched.isAny
             }
             state.strayPages += outcome.strayPages
         }

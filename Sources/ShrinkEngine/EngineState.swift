@@ -65,6 +65,7 @@ struct EngineState: ~Copyable {
         lru.reserveSlots(objects.capacity)
         lru.setBulk(slot, nil)
         pool.ids.insert(object.id)
+        pool.places?.insert(object.id, first: object.firstPage)
         pool.objectCount += 1
         pool.objectPages += Int(object.pageCount)
         pool.pinnedObjects += object.pinCount > 0 ? 1 : 0
@@ -79,6 +80,7 @@ struct EngineState: ~Copyable {
         let object = objects[slot]
         assert(object.life == .gone && !lru.contains(slot), "an object goes that is still listed")
         lru.setBulk(slot, nil)
+        pool.places?.remove(first: object.firstPage)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

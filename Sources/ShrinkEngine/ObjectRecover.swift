@@ -58,21 +58,42 @@ extension ReservedObject {
             }
             let window = self.window(from: page, below: pages.upperBound)
             try at(.cancel, window.lowerBound)
-            let wanted = window.count { table.isBackedUp($0) }
-            try room(wanted * basePageSize)
-            switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
-            case .success:
-                outcome.recoveredPages += wanted
-                // What lies between this window and the one before is not in the backup, or it would be in one of them.
-                undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
-                if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
-            case .failure(.pages):
-                try drop(&undropped, file, &outcome)
-                try recoverOneByOne(window, file, staging, &outcome)
-            case .failure(.stop(let reason)): throw reason
-            }
+            try room(window.count { table.isBackedUp($0) } * basePageSize)
+            try recover(window, file, staging, &outcome, &undropped)
+            if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
             page = window.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    /// One window: protect → copy in → words → un-protect and wake. Faults of mappings bring pages of it meanwhile, protected, with the same content.
+    private func recover(
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>
+    ) throws(EngineError) {
+        let claim = touch.claim(poolPages(window), .copyingIn)
+        var ending = PoolTouch.Ending.protected
+        defer { touch.end(claim, ending) }
+        // Faults may have brought some of it before the claim.
+        let wanted = window.count { table.isBackedUp($0) }
+        if wanted == 0 {
+            ending = .writable
+            return
+        }
+        guard touch.protect(poolPages(window)) else {
+            throw EngineError(.busy, "a process changes its mappings of \(id) all the time; try again, or end it")
+        }
+        switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
+        case .success:
+            outcome.recoveredPages += wanted
+            // What lies between this window and the one before is not in the backup, or it would be in one of them.
+            undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
+            ending = .writable
+            try at(.beforeUnprotect, window.lowerBound)
+        case .failure(.pages):
+            try drop(&undropped, file, &outcome)
+            try recoverOneByOne(window, file, staging, &outcome)
+            ending = .writable
+        case .failure(.stop(let reason)): throw reason
         }
     }
 

@@ -12,6 +12,9 @@ final class Pool: @unchecked Sendable {
     let owner: UInt32
     let file: SharedDescriptor
     let ledger: Ledger
+    let touch = PoolTouch()
+    /// Which object has a page; kept once a mapping is registered.
+    var places: PagePlaces?
     /// Where the pages of its objects go.
     let backup: any Backup
     var allocator: BlockAllocator

@@ -39,7 +39,10 @@ extension Engine {
     /// Makes given-up content zeros. The caller holds the reservation; nobody has it pinned.
     func clearContent(_ slot: UInt32) throws(EngineError) {
         let reserved = reservedObject(slot)
+        let claim = reserved.touch.claim(reserved.poolPages(0..<reserved.pageCount), .ending)
+        defer { reserved.touch.end(claim) }
         let object = state.withLock { $0.objects[slot] }
+        reserved.touch.heal(reserved.poolPages(0..<reserved.pageCount))
         do throws(Errno) {
             _ = try reserved.poolFile.freePages(first: reserved.firstPage, count: reserved.pageCount)
         } catch {
@@ -53,6 +56,7 @@ extension Engine {
             pool.zeroPages -= Int(object.zeroPages)
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
+                object.touched = BufferObject.Touched()
             }
             setContent(slot, .kept, &state)
         }
@@ -63,6 +67,8 @@ extension ReservedObject {
     /// Frees pages without a copy until the goal is reached or none is left. Whoever calls has noted that the content is given up.
     func purge(goalPages: Int, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
         var outcome = ShrinkOutcome()
+        let claim = touch.claim(poolPages(0..<pageCount), .purging)
+        defer { touch.end(claim) }
         do throws(EngineError) {
             try at(.afterPurgeMark, 0)
             if (0..<pageCount).contains(where: { table.isBackedUp($0) }) {
