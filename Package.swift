@@ -80,7 +80,11 @@ let package = Package(
         tests("ServiceSupportTests", ["ServiceSupport", "ShrinkLinux", "TestSupport", system, logging]),
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
-        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", "touch-trial", system]),
+        // An engine that serves another process's memory and dies at a given place; only the tests start it.
+        .executableTarget(
+            name: "touch-trial", dependencies: ["ShrinkEngine", "ShrinkLinux", "TestSupport", logging], path: "Tests/TouchTrial",
+            swiftSettings: strict),
         tests(
             "ShrinkControlTests",
             ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),

@@ -7,7 +7,7 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         enum Value: Hashable, Sendable {
             case notRunning, notAllowed, disconnected, timedOut, cancelled
             case noSuchPool, noSuchObject, nameTaken, invalidArgument, invalidSize, outOfSpace, outOfMemory, backupFull, backupFailed
-            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, faultsNotAllowed, invalidFault
+            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, faultsNotAllowed, invalidFault, unsuitableMapping
             case protocolViolation, system
         }
         let value: Value
@@ -38,6 +38,8 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         /// The daemon was not started for faults on its store.
         public static let faultsNotAllowed = Code(value: .faultsNotAllowed)
         public static let invalidFault = Code(value: .invalidFault)
+        /// The memory or the userfaultfd of a mapping can't be registered for touch.
+        public static let unsuitableMapping = Code(value: .unsuitableMapping)
         /// The other side does not speak this protocol.
         public static let protocolViolation = Code(value: .protocolViolation)
         public static let system = Code(value: .system)
@@ -118,6 +120,7 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         case .limitReached: .limitReached
         case .faultsNotAllowed: .faultsNotAllowed
         case .invalidFault: .invalidFault
+        case .unsuitableMapping: .unsuitableMapping
         case .systemFailure: .system
         }
     }

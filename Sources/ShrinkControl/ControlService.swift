@@ -11,12 +11,13 @@ public import Varlink
 public final class ControlService: VarlinkInterface {
     public let name = ShrinkInterface.name
     public let text = ShrinkInterface.text
-    /// No method takes descriptors yet.
-    public let acceptsDescriptors = false
+    public let acceptsDescriptors = true
 
     let engine: Engine
     let version: String
     let sessions = Sessions()
+    /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
+    let touchFeatures = Engine.touchSupport()
     let workers: BlockingWorkers
 
     /// `version` is what Status tells.
@@ -35,6 +36,8 @@ public final class ControlService: VarlinkInterface {
     public func answer(_ call: VarlinkCall) async throws(VarlinkError) -> VarlinkReply {
         beginSession(call.connection)
         do throws(ControlError) {
+            // One method alone takes descriptors.
+            if call.descriptors.count > 0, call.member != Methods.registerMapping.member { throw ControlError.parameter("fileDescriptors") }
             switch call.member {
             case Methods.status.member: return try await status(call)
             case Methods.createPool.member: return try await createPool(call)
@@ -51,6 +54,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
             case Methods.listPages.member: return try await listPages(call)
+            case Methods.registerMapping.member: return try await registerMapping(call)
+            case Methods.unregisterMapping.member: return try await unregisterMapping(call)
+            case Methods.openUserfaultDevice.member: return try await openUserfaultDevice(call)
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)
@@ -65,6 +71,7 @@ public final class ControlService: VarlinkInterface {
         let id = connection.id
         guard sessions.begin(id) else { return }
         connection.onEnd { [self] in
+            for mapping in sessions.mappings(id) { engine.unregisterMapping(mapping) }
             let pins = sessions.end(id)
             if pins.isEmpty { return }
             _ = await workers.run(.bookkeeping) { [engine] in
@@ -92,10 +99,13 @@ public final class ControlService: VarlinkInterface {
     }
 
     private func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, version) = (engine, version)
+        let (engine, version, touchFeatures) = (engine, version, touchFeatures)
         return VarlinkReply(
             try await perform(call, .backup, NoParameters.self) { (_, caller) throws(ControlError) in
                 var reply = StatusReply(engine.status(), version: version)
+                for feature in touchFeatures {
+                    reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
+                }
                 if !caller.isAdministrator {
                     // The sums of what the caller sees; how the backup stands is everybody's business.
                     let pools = engine.pools().filter { caller.sees($0) }

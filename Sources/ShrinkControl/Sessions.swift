@@ -1,5 +1,6 @@
 import ShrinkEngine
 import ShrinkLinux
+import ShrinkProtocol
 import Synchronization
 import Varlink
 
@@ -8,11 +9,12 @@ final class Sessions: Sendable {
     /// Different objects that one connection may have pinned.
     static let pinnedObjectsLimit = 1 << 16
 
-    private struct Session {
+    fileprivate struct Session {
         var pins: [ObjectID: Int] = [:]
         var pools: Set<PoolID> = []
+        var mappings: Set<MappingID> = []
     }
-    private let sessions = Mutex<[UInt64: Session]>([:])
+    fileprivate let sessions = Mutex<[UInt64: Session]>([:])
 
     /// True if the connection was not known: its end must then be awaited, and `end` called.
     func begin(_ connection: UInt64) -> Bool {
@@ -59,4 +61,19 @@ final class Sessions: Sendable {
 
     /// Pools whose memory an open connection was given.
     var heldPools: Set<PoolID> { sessions.withLock { $0.values.reduce(into: []) { $0.formUnion($1.pools) } } }
+}
+
+extension Sessions {
+    func hasRoomForMapping(_ connection: UInt64) -> Bool {
+        sessions.withLock { ($0[connection]?.mappings.count ?? Methods.mappingsPerConnection) < Methods.mappingsPerConnection }
+    }
+
+    func addMapping(_ mapping: MappingID, _ connection: UInt64) { sessions.withLock { _ = $0[connection]?.mappings.insert(mapping) } }
+
+    /// False if it is none of the connection's.
+    func removeMapping(_ mapping: MappingID, _ connection: UInt64) -> Bool {
+        sessions.withLock { $0[connection]?.mappings.remove(mapping) != nil }
+    }
+
+    func mappings(_ connection: UInt64) -> Set<MappingID> { sessions.withLock { $0[connection]?.mappings ?? [] } }
 }

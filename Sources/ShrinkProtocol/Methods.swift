@@ -51,6 +51,7 @@ public enum WireErrorName: String, Sendable, CaseIterable {
     case limitReached = "LimitReached"
     case faultsNotAllowed = "FaultsNotAllowed"
     case invalidFault = "InvalidFault"
+    case unsuitableMapping = "UnsuitableMapping"
     case systemFailure = "SystemFailure"
 
     public var fullName: String { ShrinkInterface.name + "." + rawValue }

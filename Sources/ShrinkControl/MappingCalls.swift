@@ -1,0 +1,65 @@
+import ShrinkEngine
+import ShrinkLinux
+public import ShrinkProtocol
+import SystemPackage
+public import Varlink
+
+extension ControlService {
+    func registerMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
+        let (engine, sessions, connection, descriptors) = (engine, sessions, call.connection.id, call.descriptors)
+        return VarlinkReply(
+            try await perform(call, .bookkeeping, RegisterMappingParameters.self) { (parameters, caller) throws(ControlError) in
+                let pool = try engine.pool(parameters.pool, for: caller)
+                guard let address = UInt(exactly: parameters.address) else { throw .parameter("address") }
+                guard sessions.hasRoomForMapping(connection) else {
+                    throw .service(
+                        .limitReached,
+                        "this connection has \(Methods.mappingsPerConnection) mappings registered; end some, or use a second one")
+                }
+                guard let userfaults = descriptors.take(parameters.userfaultFileDescriptor) else {
+                    throw .parameter("userfaultFileDescriptor")
+                }
+                do throws(EngineError) {
+                    let id = try engine.registerMapping(
+                        pool.id, userfaults: userfaults,
+                        at: MappingPlace(
+                            address: address, offset: ByteCount(parameters.offsetBytes), length: ByteCount(parameters.lengthBytes)))
+                    sessions.addMapping(id, connection)
+                    return RegisterMappingReply(mappingId: Int(id.rawValue))
+                } catch {
+                    throw ControlError(error)
+                }
+            })
+    }
+
+    func unregisterMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
+        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        try await perform(call, .bookkeeping, UnregisterMappingParameters.self) { (parameters, _) throws(ControlError) in
+            guard let number = UInt32(exactly: parameters.mappingId), sessions.removeMapping(MappingID(rawValue: number), connection) else {
+                throw .parameter("mappingId")
+            }
+            engine.unregisterMapping(MappingID(rawValue: number))
+        }
+        return VarlinkReply()
+    }
+
+    /// Who holds this device open makes userfaultfds that also tell the faults of system calls, a right that the machine's owner gave to few: it is passed on to root
+    /// and to the daemon's own user only. Others open it themselves, if they may.
+    func openUserfaultDevice(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
+        try await perform(call, .bookkeeping, NoParameters.self) { (_, caller) throws(ControlError) in
+            guard caller.isAdministrator else { throw .permissionDenied }
+            do throws(Errno) {
+                let device = SharedDescriptor(try Files.open(Userfaults.device, .readWrite))
+                return VarlinkReply(UserfaultDeviceReply(deviceFileDescriptor: 0), descriptors: [device])
+            } catch {
+                throw .service(
+                    .systemFailure,
+                    "\(Userfaults.device) can't be opened (\(error)); let the daemon's group open it, or do with the faults of the program alone"
+                )
+            }
+        }
+    }
+}
+
+extension RegisterMappingParameters: VarlinkParameters {}
+extension UnregisterMappingParameters: VarlinkParameters {}
