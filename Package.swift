@@ -43,6 +43,7 @@ let package = Package(
         .systemLibrary(name: "CShrinkLinux"),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CTouchFloor"),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
 
         // Rooms, lower ones first. An arrow points down only.
@@ -66,7 +67,7 @@ let package = Package(
                 logging,
                 arguments,
             ]),
-        program("shrinkbench", ["ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program("shrinkbench", ["CTouchFloor", "ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
         program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.

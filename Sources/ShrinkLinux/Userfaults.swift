@@ -192,4 +192,10 @@ extension ProcessMemory {
     public static func keepFromForks(_ memory: UnsafeMutableRawBufferPointer) throws(Errno) {
         try check(shl_madvise(memory.baseAddress, memory.count, SHL_MADV_DONTFORK.rawInt))
     }
+
+    /// Moves a mapping, or part of one, to an address that the kernel chooses. The corresponding C function is `mremap`.
+    public static func move(_ memory: UnsafeMutableRawBufferPointer) throws(Errno) -> UnsafeMutableRawPointer {
+        guard let moved = shl_move_mapping(memory.baseAddress, memory.count), shl_map_failed(moved) == 0 else { throw lastErrno }
+        return moved
+    }
 }

@@ -1,5 +1,7 @@
+import Glibc
 import ShrinkEngine
 import ShrinkLinux
+import SystemPackage
 import TestSupport
 
 /// An engine with one pool that is mapped twice: by the fixture, as a program that pins, and by a mapping that is registered for touch.
@@ -46,5 +48,11 @@ final class TouchFixture {
     func matches(_ object: ObjectInfo, _ index: Int, zeroEvery: UInt64 = 5) -> Bool {
         let expected = base.pattern.page(Int(object.id.rawValue) << 20 | index, zeroEvery: zeroEvery)
         return page(object, index).elementsEqual(expected)
+    }
+
+    /// How a system call fares that is given the page: nil, or its error. EFAULT where the page's toucher would get SIGBUS, if the mapping's reach is full.
+    func systemCall(on object: ObjectInfo, _ index: Int) throws -> Errno? {
+        let target = try MemoryFile.make("target", size: basePageSize)
+        return pwrite(target.number, page(object, index).baseAddress, basePageSize, 0) == basePageSize ? nil : Errno(rawValue: errno)
     }
 }

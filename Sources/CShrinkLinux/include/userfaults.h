@@ -79,6 +79,12 @@ static inline long shl_uffd_read(int fd, struct shl_uffd_message *out, int capac
     }
     return n;
 }
+static inline void *shl_move_mapping(void *old, size_t length) {
+    // A place that is free, and taken so that nobody gets it in between.
+    void *place = mmap(0, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (place == MAP_FAILED) return place;
+    return mremap(old, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+}
 static inline int shl_madvise(void *address, size_t length, int advice) { return madvise(address, length, advice); }
 
 static const int SHL_UFFD_USER_MODE_ONLY = 1;

@@ -38,7 +38,11 @@ extension Engine {
                     return .guest(claim: state.claims[i].id, page: page)
                 case .ending where !fault.isWrite: return .zeros
                 case .purging where !fault.isWrite: return .poison(page: page)
-                case .serving: aheadOf = state.claims[i].pages.upperBound
+                case .serving:
+                    // The one who comes through here wants what lies behind all that is on its way.
+                    var next = state.claims[i].pages.upperBound
+                    while let j = state.claim(at: next), state.claims[j].work == .serving { next = state.claims[j].pages.upperBound }
+                    if state.claims[i].pages.count >= FaultAround.aheadFrom { aheadOf = next }
                 default: break
                 }
                 state.claims[i].wasMet = true
@@ -142,6 +146,9 @@ extension Engine {
                 granted = (end - page) * basePageSize
             } catch { end = page + 1 }
         }
+        if isSequential, end - page >= FaultAround.aheadFrom {
+            server.ahead.wish(pool, mapping, from: end, count: min(2 * (end - page), FaultAround.longest))
+        }
         switch fetch(page..<end, object, pool, server, staging) {
         case .fetched: break
         case .retry:
@@ -184,9 +191,6 @@ extension Engine {
         pool.touch.end(claim, waking: mapping)
         pool.touch.served(mapping, from: page, to: end, isFault: fault != nil)
         server.ahead.drop(pool, object, page..<end)
-        if isSequential, end - page >= FaultAround.aheadFrom {
-            server.ahead.wish(pool, mapping, from: end, count: min(2 * (end - page), FaultAround.longest))
-        }
         return true
     }
 

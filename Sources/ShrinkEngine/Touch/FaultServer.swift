@@ -3,8 +3,8 @@ import ShrinkLinux
 import Synchronization
 import SystemPackage
 
-/// Serves the faults of registered mappings: one thread reads and resolves them, a second one brings pages ahead of a thread that goes through its memory in order,
-/// and drops copies in the backup when nobody waits.
+/// Serves the faults of registered mappings: one thread reads and resolves them, two more bring pages ahead of a thread that goes through its memory in order,
+/// and drop copies in the backup when nobody waits.
 ///
 /// Neither ever waits for a reservation, for a worker's claim, or for the lock of a pool's file: what a worker holds may depend on the very client that waits here.
 final class FaultServer: Sendable {
@@ -32,6 +32,8 @@ final class FaultServer: Sendable {
     /// Faults that wait for a backup that is away, or for memory, are tried again after this.
     private static let retryMilliseconds: UInt64 = 50
     static let delayedLimit = 4096
+    /// While one brings a window, another one brings the next.
+    private static let aheadThreads = 2
 
     let counters = TouchCounters()
     let ahead = TouchAhead()
@@ -87,13 +89,15 @@ final class FaultServer: Sendable {
 
     /// Starts the threads if they don't run yet.
     func start(_ engine: Engine) throws(EngineError) {
-        let first = try Staging()
-        let second = try Staging()
         try threads.withLock { threads throws(EngineError) in
             guard threads.isEmpty else { return }
+            let own = try Staging()
+            let others = try (0..<Self.aheadThreads).map { _ throws(EngineError) in try Staging() }
             do throws(Errno) {
-                threads.append(try DedicatedThread("shrink-fault") { [self, weak engine] in serve(first) { engine } })
-                threads.append(try DedicatedThread("shrink-touch") { [self, weak engine] in ahead.serve(self, second) { engine } })
+                threads.append(try DedicatedThread("shrink-fault") { [self, weak engine] in serve(own) { engine } })
+                for staging in others {
+                    threads.append(try DedicatedThread("shrink-touch") { [self, weak engine] in ahead.serve(self, staging) { engine } })
+                }
             } catch {
                 throw EngineError(.system, "the threads that serve faults can't be started", errno: error)
             }

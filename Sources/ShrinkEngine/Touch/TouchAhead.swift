@@ -20,7 +20,7 @@ final class TouchAhead: Sendable {
         var wishes: [Wish] = []
         var drops: [Drop] = []
         var dropPages = 0
-        var isBusy = false
+        var busy = 0
         var isEnding = false
         /// Somebody waits for everything to be done.
         var isDraining = false
@@ -75,7 +75,7 @@ final class TouchAhead: Sendable {
     func drain() {
         queue.withLock { $0.isDraining = true }
         queue.notifyAll()
-        queue.wait { $0.isEnding || $0.wishes.isEmpty && $0.drops.isEmpty && !$0.isBusy ? () : nil }
+        queue.wait { $0.isEnding || $0.wishes.isEmpty && $0.drops.isEmpty && $0.busy == 0 ? () : nil }
         queue.withLock { $0.isDraining = false }
     }
 
@@ -89,6 +89,7 @@ final class TouchAhead: Sendable {
         var kept: [Drop] = []
         while true {
             let job = next()
+            if case .end = job { return }
             guard let engine = engine() else { return }
             switch job {
             case .end: return
@@ -97,7 +98,7 @@ final class TouchAhead: Sendable {
                 kept = merged(drops).filter { !engine.dropTouched($0.pool, $0.object, $0.pages, server) }
             }
             queue.withLock { queue in
-                queue.isBusy = false
+                queue.busy -= 1
                 // Pages that somebody worked on just then.
                 for drop in kept where queue.drops.count < Self.dropLimit { queue.drops.append(drop) }
             }
@@ -114,7 +115,7 @@ final class TouchAhead: Sendable {
             let job: Job? = queue.wait(deadline: deadline) { queue in
                 if queue.isEnding { return .end }
                 if !queue.wishes.isEmpty {
-                    queue.isBusy = true
+                    queue.busy += 1
                     return .wish(queue.wishes.removeFirst())
                 }
                 if queue.dropPages >= Self.dropBatchPages || queue.isDraining && !queue.drops.isEmpty {
@@ -141,7 +142,7 @@ final class TouchAhead: Sendable {
     }
 
     private func takeDrops(_ queue: inout Queue) -> Job {
-        queue.isBusy = true
+        queue.busy += 1
         queue.dropPages = 0
         defer { queue.drops.removeAll(keepingCapacity: true) }
         return .drops(queue.drops)
