@@ -5,18 +5,33 @@
 #   make soak    the long campaigns of docs/testing.md: millions of random operations, hundreds of kills, sanitizers; hours
 #   make bench   how fast pages go out and come back, through the mount and without it
 #   make build   optimised programs in .build/release
+#   make install   programs with Swift inside, units, settings, man pages and docs: PREFIX (/usr) below DESTDIR (nothing)
 #   make lint    formatting, as CI sees it
 #   make deps    only install what is missing (as root), or name the command that would
 
 SHELL := /bin/bash
 
-.PHONY: bench build clean demo deps lint soak test
+.PHONY: bench build clean demo deps install lint soak test
 
 deps:
 	@.ci/packages
 
 build: deps
 	swift build -c release
+
+# BIN: a directory with programs that are built already; otherwise they are built here, with nothing of Swift to install beside them.
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+BIN ?=
+STATIC = swift build -c release --static-swift-stdlib --scratch-path .build-static
+
+install:
+ifeq ($(BIN),)
+	@for program in shrinkd backupfs shrinkctl; do $(STATIC) --product $$program || exit 1; done
+	@BIN=$$($(STATIC) --show-bin-path) DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install
+else
+	@BIN="$(BIN)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install
+endif
 
 lint:
 	swift format lint --strict --recursive Sources Tests Package.swift
@@ -35,4 +50,4 @@ bench: deps
 	swift run -c release shrinkbench raw
 
 clean:
-	rm -rf .build
+	rm -rf .build .build-static

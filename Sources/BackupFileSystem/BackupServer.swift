@@ -27,17 +27,28 @@ public protocol Starter: Sendable {
     func forgetMount()
     func ready()
     func stopping()
+    /// How often it wants a sign of life; nil: never.
+    var beatMilliseconds: Int? { get }
+    func beat()
+}
+
+extension Starter {
+    public var beatMilliseconds: Int? { nil }
+    public func beat() {}
 }
 
 /// What a predecessor on the same mount left with the starter.
 public struct InheritedMount: ~Copyable {
     var device: OwnedDescriptor
-    /// Without it the connection can't be served, only ended.
+    /// Without it the connection can't be served, only ended; unless nobody has served it yet.
     var state: OwnedDescriptor?
+    /// A helper mounted it for this server.
+    var isFresh: Bool
 
-    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor?) {
+    public init(device: consuming OwnedDescriptor, state: consuming OwnedDescriptor?, isFresh: Bool = false) {
         self.device = device
         self.state = state
+        self.isFresh = isFresh
     }
 }
 
@@ -98,7 +109,7 @@ public enum BackupServer {
             ])
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
         starter.ready()
-        waitForEnd(session, signals)
+        waitForEnd(session, starter, signals)
         return end(session, place, starter, stopManner, logger)
     }
 
@@ -116,9 +127,16 @@ public enum BackupServer {
         if let inherited {
             previous = .lost
             do throws(Errno) {
+                let isFresh = inherited.isFresh
                 let device = inherited.device
                 // Aborted, or unmounted while nobody served it: nothing to take over.
                 let isDead = try FuseDevice.isDead(device.number)
+                if !isDead, isFresh {
+                    let connection = Connection(device: SharedDescriptor(device), saved: try SessionState(), isResumed: false)
+                    // Before FUSE_INIT is answered: from then on the connection is of no use without its state.
+                    starter.keepMount(device: connection.device.number, state: connection.saved.descriptor.number)
+                    return connection
+                }
                 if !isDead, let state = inherited.state, let saved = try SessionState(inherited: state) {
                     return Connection(device: SharedDescriptor(device), saved: saved, isResumed: true)
                 }
@@ -139,12 +157,16 @@ public enum BackupServer {
         }
     }
 
-    private static func waitForEnd(_ session: FuseSession, _ signals: borrowing SignalDescriptor) {
+    private static func waitForEnd(_ session: FuseSession, _ starter: any Starter, _ signals: borrowing SignalDescriptor) {
         do throws(Errno) {
             let epoll = try Epoll()
             try epoll.add(signals.number, .input, token: 0)
             try epoll.add(session.ended.number, .input, token: 1)
-            while try epoll.wait().isEmpty {}
+            while true {
+                let isOver = try !epoll.wait(timeoutMilliseconds: CInt(clamping: starter.beatMilliseconds ?? -1)).isEmpty
+                if isOver { return }
+                if session.ending == nil { starter.beat() }
+            }
         } catch {
             // Unable to wait, the server can't be asked to stop either: it stops now.
         }

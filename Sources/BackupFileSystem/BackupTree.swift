@@ -54,8 +54,8 @@ final class BackupTree: Sendable {
     let snapshots: SnapshotTable
     let errors: ErrorLog
     let passthrough: Passthrough
-    /// Tells a node from one of the same number in another life of the store (FUSE's `generation`).
-    let generation: UInt64
+    /// Tells a node from one of the same number in another life of the store or of the object (FUSE's `generation`).
+    let incarnations: Incarnations
     let started = FileTime.now()
     let version: String
     /// False if the operator wants every byte to go through the server.
@@ -70,7 +70,7 @@ final class BackupTree: Sendable {
         version = options.version
         allowsPassthrough = options.allowsPassthrough
         self.passthrough = passthrough
-        generation = saved.generation
+        incarnations = Incarnations(in: saved)
         snapshots = SnapshotTable(firstHandle: saved.firstHandle)
         errors = ErrorLog(logger)
     }
@@ -92,8 +92,12 @@ final class BackupTree: Sendable {
 
     // MARK: Names
 
+    /// In bytes, as statvfs(3) says.
+    static let longestName = 255
+
     /// What `name` in the directory `parent` stands for; nil if it can't be a name there.
     func node(named name: String, in parent: Node) throws(Errno) -> Node? {
+        guard name.utf8.count <= Self.longestName else { throw .fileNameTooLong }
         switch parent {
         case .root:
             return switch name {
@@ -135,7 +139,7 @@ final class BackupTree: Sendable {
         let status: stat
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
-            status = try self.status(of: node)
+            status = try statusWhileOpen(of: node)
         } catch {
             return reply.fail(errors.noting(error, .getattr, node))
         }
@@ -163,11 +167,29 @@ final class BackupTree: Sendable {
     func entry(for node: Node) throws(Errno) -> fuse_entry_param {
         var entry = fuse_entry_param()
         entry.ino = node.number
-        entry.generation = generation
+        entry.generation = incarnations.generation(of: node)
         entry.attr = try status(of: node)
         entry.attr_timeout = Self.attributesValidSeconds(node)
         entry.entry_timeout = Self.nameValidSeconds(node)
         return entry
+    }
+
+    /// fstat(2) of an open page file whose page went away meanwhile: the file is there until it is closed, without a name.
+    private func statusWhileOpen(of node: Node) throws(Errno) -> stat {
+        do throws(Errno) { return try self.status(of: node) } catch {
+            guard error == .noSuchFileOrDirectory, case .page(let id, _) = node, snapshots.isOpen(node.number) else { throw error }
+            var status = stat()
+            status.st_ino = UInt(node.number)
+            status.st_nlink = 0
+            status.st_size = basePageSize
+            status.st_blksize = Int(basePageSize)
+            let owner = (try? store.object(id))??.hint(.owner).flatMap { UInt32($0) } ?? ownership.daemon
+            let access = ownership.access(to: node, owner: owner)
+            status.st_mode = access.mode
+            status.st_uid = access.uid
+            status.st_gid = ownership.group
+            return status
+        }
     }
 
     /// What stat(2) shows. ENOENT if the node is not there.
@@ -227,7 +249,7 @@ final class BackupTree: Sendable {
         status.f_files = fsfilcnt_t(UInt32.max)
         status.f_ffree = fsfilcnt_t(UInt32.max - store.highestID)
         status.f_favail = status.f_ffree
-        status.f_namemax = 255
+        status.f_namemax = UInt(Self.longestName)
         reply.fileSystem(status)
     }
 }

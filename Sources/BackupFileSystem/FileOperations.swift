@@ -14,9 +14,20 @@ extension BackupTree {
         var reply: FuseDevice.OpenReply
     }
 
+    /// Of `data` and `content`: how it was opened, and which of the object's files it is.
     private enum Handle {
         static let direct: UInt64 = 0
         static let passthrough: UInt64 = 1
+        static let incarnationShift: UInt64 = 8
+    }
+
+    private func handle(_ id: StoredObjectID, _ kind: UInt64) -> UInt64 { incarnations.count(of: id) << Handle.incarnationShift | kind }
+
+    /// The object behind an open file; EIO if the file is one that was unlinked and made again since. The kernel says so for reads and writes, but
+    /// sends fallocate and lseek on.
+    private func object(_ id: StoredObjectID, openedAs handle: UInt64) throws(Errno) -> any StoredObject {
+        guard handle >> Handle.incarnationShift == incarnations.count(of: id) else { throw .ioError }
+        return try object(id)
     }
 
     func open(_ reply: consuming Reply, _ node: Node?, _ flags: CInt) {
@@ -43,32 +54,34 @@ extension BackupTree {
 
     func openData(_ object: any StoredObject) throws(Errno) -> DataOpen {
         if let backing = try passthrough.open(.data(object.id), object.backingFile) {
-            let reply = FuseDevice.OpenReply(handle: Handle.passthrough, flags: [.passthrough, .noFlush], backing: backing)
-            return DataOpen(object: object.id, handle: Handle.passthrough, reply: reply)
+            let handle = handle(object.id, Handle.passthrough)
+            let reply = FuseDevice.OpenReply(handle: handle, flags: [.passthrough, .noFlush], backing: backing)
+            return DataOpen(object: object.id, handle: handle, reply: reply)
         }
-        let reply = FuseDevice.OpenReply(handle: Handle.direct, flags: [.directIO, .parallelDirectWrites, .noFlush])
-        return DataOpen(object: object.id, handle: Handle.direct, reply: reply)
+        let handle = handle(object.id, Handle.direct)
+        let reply = FuseDevice.OpenReply(handle: handle, flags: [.directIO, .parallelDirectWrites, .noFlush])
+        return DataOpen(object: object.id, handle: handle, reply: reply)
     }
 
     func closeData(_ id: StoredObjectID, handle: UInt64) {
         // A resent RELEASE may have been counted before. Counting it twice would end a registration in use; not at all keeps one until unmount.
-        if handle == Handle.passthrough, !Worker.current.value.isResent { passthrough.close(.data(id)) }
+        if handle & 1 == Handle.passthrough, !Worker.current.value.isResent { passthrough.close(.data(id)) }
     }
 
     private func openReadOnly(_ node: Node) throws(Errno) -> UInt64 {
         switch node {
         case .content(let id):
             _ = try object(id)
-            return Handle.direct
-        case .stats: return try snapshots.open(Array(statsText().utf8))
-        case .info(let id): return try snapshots.open(try infoText(try object(id)))
+            return handle(id, Handle.direct)
+        case .stats: return try snapshots.open(node.number, Array(statsText().utf8))
+        case .info(let id): return try snapshots.open(node.number, try infoText(try object(id)))
         case .page(let id, let index):
             var page = [UInt8](repeating: 0, count: basePageSize)
             let object = try self.object(id)
             guard try page.withMutableBytes({ (bytes) throws(Errno) in try object.snapshot(of: index, into: bytes) }) != nil else {
                 throw .noSuchFileOrDirectory
             }
-            return try snapshots.open(page)
+            return try snapshots.open(node.number, page)
         case .root, .objects, .object, .pages: throw .isDirectory
         case .data: preconditionFailure("data is opened by openData")
         }
@@ -96,7 +109,7 @@ extension BackupTree {
         let count: Int
         do throws(Errno) {
             switch node {
-            case .data(let id), .content(let id): count = try object(id).read(into: buffer, at: offset)
+            case .data(let id), .content(let id): count = try object(id, openedAs: handle).read(into: buffer, at: offset)
             case .stats, .info, .page:
                 guard let bytes = snapshots.bytes(handle) else { throw .staleNFSFileHandle }
                 let rest = bytes[min(max(offset, 0), bytes.count)...].prefix(buffer.count)
@@ -112,22 +125,22 @@ extension BackupTree {
     }
 
     /// `flags` are the file's, with O_DSYNC where this write is to be durable (RWF_DSYNC arrives so).
-    func write(_ reply: consuming Reply, _ node: Node?, _ bytes: UnsafeRawBufferPointer, offset: Int, flags: CInt) {
+    func write(_ reply: consuming Reply, _ node: Node?, _ bytes: UnsafeRawBufferPointer, offset: Int, handle: UInt64, flags: CInt) {
         counters.count(.write)
         let count: Int
         do throws(Errno) {
             guard let node, case .data(let id) = node else { throw .permissionDenied }
-            count = try object(id).write(bytes, at: offset, flags & O_DSYNC != 0 ? .durable : .buffered)
+            count = try object(id, openedAs: handle).write(bytes, at: offset, flags & O_DSYNC != 0 ? .durable : .buffered)
         } catch {
             return reply.fail(errors.noting(error, .write, node))
         }
         reply.written(count)
     }
 
-    func fsync(_ reply: consuming Reply, _ node: Node?) {
+    func fsync(_ reply: consuming Reply, _ node: Node?, handle: UInt64) {
         counters.count(.fsync)
         do throws(Errno) {
-            if let node, case .data(let id) = node { try object(id).sync() }
+            if let node, case .data(let id) = node { try object(id, openedAs: handle).sync() }
         } catch {
             return reply.fail(errors.noting(error, .fsync, node))
         }
@@ -142,7 +155,7 @@ extension BackupTree {
             guard let direction = HoleSearch(whence) else { throw .invalidArgument }
             switch node {
             case .data(let id), .content(let id):
-                let object = try self.object(id)
+                let object = try self.object(id, openedAs: handle)
                 guard offset >= 0, try offset < object.attributes.sizeBytes else { throw .noSuchAddressOrDevice }
                 switch direction {
                 case .data:
@@ -175,13 +188,13 @@ extension BackupTree {
     }
 
     /// Punch and zero-range. Reserving room (mode 0) is refused: no store here could keep the promise that a later write finds it.
-    func fallocate(_ reply: consuming Reply, _ node: Node?, mode: CInt, offset: Int, length: Int) {
+    func fallocate(_ reply: consuming Reply, _ node: Node?, handle: UInt64, mode: CInt, offset: Int, length: Int) {
         counters.count(.fallocate)
         do throws(Errno) {
             guard let node, case .data(let id) = node else { throw .permissionDenied }
             guard offset >= 0, length > 0 else { throw .invalidArgument }
             guard let change = RangeChange(mode) else { throw .notSupported }
-            let object = try self.object(id)
+            let object = try self.object(id, openedAs: handle)
             let (end, overflow) = offset.addingReportingOverflow(length)
             if change == .zeroAndGrow {
                 guard !overflow, end <= maxObjectSizeBytes else { throw .fileTooLarge }

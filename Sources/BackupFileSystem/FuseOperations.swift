@@ -58,14 +58,14 @@ private func addFiles(_ table: inout fuse_lowlevel_ops) {
     }
     table.write = { request, node, bytes, count, offset, file in
         let buffer = UnsafeRawBufferPointer(start: bytes, count: count)
-        tree.write(Reply(request!), Node(number: node), buffer, offset: offset, flags: file!.pointee.flags)
+        tree.write(Reply(request!), Node(number: node), buffer, offset: offset, handle: file!.pointee.fh, flags: file!.pointee.flags)
     }
-    table.fsync = { request, node, _, _ in tree.fsync(Reply(request!), Node(number: node)) }
+    table.fsync = { request, node, _, file in tree.fsync(Reply(request!), Node(number: node), handle: file!.pointee.fh) }
     table.lseek = { request, node, offset, whence, file in
         tree.lseek(Reply(request!), Node(number: node), offset: offset, whence: whence, handle: file!.pointee.fh)
     }
-    table.fallocate = { request, node, mode, offset, length, _ in
-        tree.fallocate(Reply(request!), Node(number: node), mode: mode, offset: offset, length: length)
+    table.fallocate = { request, node, mode, offset, length, file in
+        tree.fallocate(Reply(request!), Node(number: node), handle: file!.pointee.fh, mode: mode, offset: offset, length: length)
     }
     table.statfs = { request, _ in tree.statfs(Reply(request!)) }
 }

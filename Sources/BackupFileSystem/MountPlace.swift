@@ -116,12 +116,13 @@ struct MountPlace: Sendable {
         try ThisProcess.userID == 0 ? mountAsRoot() : mountAsUser()
     }
 
-    private func mountAsRoot() throws(ServeError) -> OwnedDescriptor {
+    /// `owner`: whose connection it is, if a server of another user is to have it.
+    func mountAsRoot(owner: UInt32 = 0, group: UInt32 = 0) throws(ServeError) -> OwnedDescriptor {
         do throws(Errno) {
             let device = try FuseDevice.open()
             try Mounts.mount(
                 "backupfs", on: path, type: Self.type, [.noSetUserID, .noDevices],
-                options: "fd=\(device.number),rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions")
+                options: "fd=\(device.number),rootmode=40000,user_id=\(owner),group_id=\(group),allow_other,default_permissions")
             return device
         } catch {
             throw Self.cannotMount(path, error)

@@ -36,6 +36,7 @@ extension BackupTree {
             guard isUnlinked(id) || size == 0 else { throw .directoryNotEmpty }
             try store.remove(id)
             setUnlinked(id, false)
+            incarnations.end(id)
         } catch {
             return reply.fail(errors.noting(error, .rmdir, parent))
         }
@@ -70,6 +71,7 @@ extension BackupTree {
             guard let parent, case .object(let id) = parent, name == "data" else { throw .notPermitted }
             let object = try self.object(id)
             if isUnlinked(id) {
+                guard incarnations.begin(id) else { throw .noSpace }
                 setUnlinked(id, false)
             } else if file.flags & O_EXCL != 0, !Worker.current.value.isResent {
                 throw .fileExists
@@ -78,7 +80,8 @@ extension BackupTree {
             let status = try self.status(of: .data(id))
             opened = try openData(object)
             body = FuseDevice.CreateReply(
-                node: Node.data(id).number, generation: generation, mode: status.st_mode, uid: status.st_uid, gid: status.st_gid,
+                node: Node.data(id).number, generation: incarnations.generation(of: .data(id)), mode: status.st_mode, uid: status.st_uid,
+                gid: status.st_gid,
                 sizeBytes: status.st_size, open: opened.reply)
         } catch {
             return reply.fail(errors.noting(error, .create, parent))

@@ -7,6 +7,7 @@ import SystemPackage
 ///     64     numbers (`Field`)
 ///     512    the kernel's FUSE_INIT request, as it was read
 ///     1024   why there is no passthrough, as text
+///     2048   re-created files, 8 bytes each: object, count
 ///     4096   registrations, 16 bytes each: node number, backing id, open files
 ///
 /// Written by one process at a time. Every number is one aligned store, so a process killed at any instruction leaves the old value or the new.
@@ -114,6 +115,9 @@ final class SessionState: Sendable {
         default: nil
         }
     }
+
+    /// `Incarnations.capacity` words; zeros in a state that an older server made.
+    var incarnationWords: UnsafeMutablePointer<UInt64> { (memory.mapped.base + 2048).assumingMemoryBound(to: UInt64.self) }
 
     /// Where the registrations are; they belong to one `Registrations`.
     var registrationWords: UnsafeMutablePointer<UInt64> { (memory.mapped.base + 4096).assumingMemoryBound(to: UInt64.self) }

@@ -1,4 +1,3 @@
-import Glibc
 public import ShrinkLinux
 
 /// Descriptors that the starter passed to this process: listening sockets and what it kept in its store (sd_listen_fds(3)).
@@ -18,9 +17,7 @@ public struct InheritedDescriptors: ~Copyable {
         let names = (ThisProcess.environment("LISTEN_FDNAMES") ?? "").split(separator: ":", omittingEmptySubsequences: false)
         for i in 0..<count {
             let number = 3 + i
-            let flags = fcntl(number, F_GETFD)
-            guard flags >= 0 else { continue }
-            _ = fcntl(number, F_SETFD, flags | FD_CLOEXEC)
+            guard OwnedDescriptor.closesOnExec(number) else { continue }
             entries.append((Int(i) < names.count ? String(names[Int(i)]) : "unknown", number))
         }
     }
@@ -34,5 +31,5 @@ public struct InheritedDescriptors: ~Copyable {
     /// The names still here, as often as they occur.
     public var names: [String] { entries.map(\.name) }
 
-    deinit { for entry in entries { _ = close(entry.number) } }
+    deinit { for entry in entries { _ = OwnedDescriptor(owning: entry.number) } }
 }

@@ -19,6 +19,11 @@ public struct Notifier: Sendable {
     /// Start-up is done: requests will be served.
     public func ready(status: String? = nil) throws(Errno) { try send(["READY=1"] + Self.statusLine(status)) }
 
+    /// The configuration is being read again; `ready` says that it is done (Type=notify-reload).
+    public func reloading() throws(Errno) {
+        try send(["RELOADING=1", "MONOTONIC_USEC=\(MonotonicTime.now().nanoseconds / 1000)"])
+    }
+
     /// Shutdown has begun.
     public func stopping(status: String? = nil) throws(Errno) { try send(["STOPPING=1"] + Self.statusLine(status)) }
 
@@ -42,6 +47,22 @@ public struct Notifier: Sendable {
 
     /// Takes descriptors of that name out of the starter's store.
     public func removeStored(name: String) throws(Errno) { try send(["FDSTOREREMOVE=1", "FDNAME=\(name)"]) }
+
+    /// Waits until everything sent before was taken (BARRIER=1), `seconds` at most; false if it was not. For a helper that ends right afterwards.
+    public func barrier(seconds: Int = 5) throws(Errno) -> Bool {
+        guard isListening else { return true }
+        let ends = try ThisProcess.pipe()
+        let output = SharedDescriptor(try ends.output.duplicate())
+        do {
+            let input = SharedDescriptor(try ends.input.duplicate())
+            try send(["BARRIER=1"], [input.number])
+        }
+        // The writing end that is left is ours: closed, the starter's is the last.
+        discard(ends)
+        return try waitReadable(output.number, timeoutMilliseconds: CInt(seconds * 1000))
+    }
+
+    private func discard(_ ends: consuming ThisProcess.Pipe) {}
 
     private static func statusLine(_ text: String?) -> [String] {
         guard let text else { return [] }

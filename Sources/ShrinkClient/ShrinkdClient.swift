@@ -94,6 +94,8 @@ public final class ShrinkdClient: Sendable {
 
     private func timeout(_ member: String) -> UInt64? {
         switch member {
+        // A watch brings what happens when it happens.
+        case Methods.watchPressure.member: nil
         case Methods.pin.member, Methods.shrink.member, Methods.recover.member, Methods.destroyPool.member: nil
         default: timeoutMilliseconds
         }

@@ -1,5 +1,6 @@
 public import ShrinkEngine
 import ShrinkLinux
+public import ShrinkPressure
 import ShrinkProtocol
 public import SystemPackage
 public import Varlink
@@ -19,10 +20,13 @@ public final class ControlService: VarlinkInterface {
     /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
     let touchFeatures = Engine.touchSupport()
     let workers: BlockingWorkers
+    /// Nil where nobody looks for pressure.
+    let pressure: PressureMonitor?
 
     /// `version` is what Status tells.
-    public init(engine: Engine, version: String) throws(Errno) {
+    public init(engine: Engine, version: String, pressure: PressureMonitor? = nil) throws(Errno) {
         self.engine = engine
+        self.pressure = pressure
         self.version = version
         workers = try BlockingWorkers()
     }
@@ -60,7 +64,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)
-            default: throw ControlError.varlink(.methodNotFound(call.method))
+            default:
+                if let reply = try await answerAboutPressure(call) { return reply }
+                throw ControlError.varlink(.methodNotFound(call.method))
             }
         } catch {
             throw error.reply
@@ -100,9 +106,11 @@ public final class ControlService: VarlinkInterface {
 
     private func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let (engine, version, touchFeatures) = (engine, version, touchFeatures)
+        let features = pressure?.status.features ?? []
         return VarlinkReply(
             try await perform(call, .backup, NoParameters.self) { (_, caller) throws(ControlError) in
                 var reply = StatusReply(engine.status(), version: version)
+                for feature in features { reply.features[feature.name] = WireFeature(available: feature.lack == nil, reason: feature.lack) }
                 for feature in touchFeatures {
                     reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
                 }

@@ -1,5 +1,6 @@
 import ShrinkEngine
 import ShrinkLinux
+import ShrinkPressure
 import ShrinkProtocol
 import Synchronization
 import Varlink
@@ -7,7 +8,7 @@ import Varlink
 extension ControlService {
     func shrink(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let engine = engine
-        let reporter = Reporter(call)
+        let (reporter, pressure) = (Reporter(call), pressure)
         let reply = try await perform(call, .reclaim, ShrinkParameters.self) { (parameters, caller) throws(ControlError) in
             guard let target = parameters.target else { throw .parameter("") }
             if let goal = parameters.goalBytes, goal <= 0 {
@@ -40,6 +41,8 @@ extension ControlService {
             }
             sum.durationNanoseconds = Int(clamping: MonotonicTime.now().nanoseconds(since: started))
             if let hardFailure, sum.scannedPages == 0, sum.freedBytes == 0 { throw ControlError(hardFailure) }
+            pressure?.noteRequest(
+                "uid \(caller.userID) asked for it", goalBytes: parameters.goalBytes ?? sum.freedBytes, outcome: PressureOutcome(sum))
             return sum
         }
         return VarlinkReply(reply)

@@ -69,7 +69,7 @@ public final class Engine: Sendable {
     public func createPool(name: String, owner: UInt32, size: ByteCount, backup: (any Backup)? = nil) throws(EngineError) -> PoolInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
-            throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) up to 16 TiB")
+            throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) below 16 TiB")
         }
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()

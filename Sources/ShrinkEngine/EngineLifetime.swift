@@ -56,7 +56,9 @@ extension Engine {
                 objects[index].isExhausted = true
                 continue
             }
-            report += try reserved.heal()
+            let healed = try reserved.heal()
+            report += healed
+            objects[index].damagedPages = UInt32(healed.lost)
             let counts = table.countByState()
             objects[index].backedUpPages = UInt32(counts.backedUp)
             objects[index].zeroPages = UInt32(counts.zero)

@@ -98,13 +98,17 @@ extension Engine {
             let (backedUp, zero) = (outcome.recoveredPages + Int(touched.backedUpPages), Int(touched.zeroPages))
             state.pool(of: slot).backedUpPages -= backedUp
             state.pool(of: slot).zeroPages -= zero
+            var newlyDamaged = 0
             state.change(slot) { object in
                 object.backedUpPages -= UInt32(backedUp)
                 object.zeroPages -= UInt32(zero)
                 // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
                 if outcome.recoveredPages > 0 || outcome.failure != nil || touched.isAny { object.isExhausted = false }
+                // A page that stays bad is met again with every try, and counts once.
+                newlyDamaged = outcome.failedPages - Int(object.damagedPages)
+                if newlyDamaged > 0 { object.damagedPages = UInt32(outcome.failedPages) }
             }
-            state.damagedPages += outcome.failedPages
+            state.damagedPages += max(0, newlyDamaged)
             if outcome.recoveredPages > 0 { state.bump(slot) }
         }
         if outcome.failedPages > 0, let failure = outcome.failure {

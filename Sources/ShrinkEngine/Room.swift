@@ -14,7 +14,8 @@ final class Room: Sendable {
     }
 
     private static let creditBytes = 16 << 20
-    private static let attempts = 4
+    private static let attempts = 8
+    private static let judgedBytes = 4 << 20
 
     private let floorBytes: Int
     private let maximumResident: Int?
@@ -73,17 +74,30 @@ final class Room: Sendable {
             case .limit(let bytes), .machine(let bytes), .cgroup(let bytes): bytes
             }
         }
+
+        /// What others are asked for. Our own limit is exact; the kernel counts memory in batches for each CPU (64 pages of a cgroup's charge), so
+        /// that less than a run may go out and not be seen.
+        var goalBytes: Int {
+            switch self {
+            case .none, .limit: bytes
+            case .machine, .cgroup: max(bytes, EngineLimits.runPages * basePageSize)
+            }
+        }
     }
 
     private func obtain(_ bytes: Int, _ engine: Engine, _ staging: Staging?, checksMachine: Bool) throws(EngineError) {
         var lack = try shortage(bytes, engine, checksMachine)
+        let lackAtFirst = lack.bytes
+        var freedSoFar = 0
         for _ in 0..<Self.attempts where lack.bytes > 0 {
             guard let staging else { break }
-            let before = lack.bytes
-            let freed = engine.reclaimDirect(goalPages: (lack.bytes + basePageSize - 1) / basePageSize, staging).freedBytes.rawValue
+            let freed = engine.reclaimDirect(goalPages: (lack.goalBytes + basePageSize - 1) / basePageSize, staging).freedBytes.rawValue
             lack = try shortage(bytes, engine, checksMachine)
+            if freed == 0 { break }
+            freedSoFar += freed
             // Pages that only moved to a store in the same memory give no room; going on would push everything out in vain.
-            if freed == 0 || before - lack.bytes < freed / 8 { break }
+            // Judged over some megabytes: what others took meanwhile must not look like it.
+            if freedSoFar >= Self.judgedBytes, lackAtFirst - lack.bytes < freedSoFar / 8 { break }
         }
         if lack.bytes > 0 { throw error(lack, bytes) }
     }

@@ -1,4 +1,3 @@
-import Glibc
 import ShrinkLinux
 import SystemPackage
 
@@ -58,7 +57,7 @@ public final class SysfsPowerGate: PowerGate {
                 release()
                 return false
             }
-            usleep(2000)
+            DedicatedThread.pause(milliseconds: 2)
         }
         return true
     }

@@ -121,7 +121,12 @@ public final class Keeper {
         if event.token == Token.signals {
             while let number = try signals.next() {
                 log.info("Signal.", metadata: ["number": "\(number)"])
-                carryOut(supervision.askedToEnd(.now()))
+                if number == Signal.hangUp {
+                    // The engine reads the configuration again; what is the file server's changes with its next start.
+                    parts[.engine]?.process?.signal(Signal.hangUp)
+                } else {
+                    carryOut(supervision.askedToEnd(.now()))
+                }
             }
         }
         for part in Part.allCases {

@@ -63,7 +63,9 @@ public struct KeeperPlan: Sendable {
             runtimeDirectory: directory, storeDirectories: stores,
             backupfs: backup == nil
                 ? Command(
-                    programs + "/backupfs", [Self.mountPointArgument] + stores.flatMap { ["--store", $0] } + storage.withDefaults.arguments)
+                    programs + "/backupfs",
+                    [Self.mountPointArgument] + stores.flatMap { ["--store", $0] }
+                        + (storage.layout == nil ? ["--default-layout", StorageFlags.defaultLayout] : []) + storage.arguments)
                 : nil,
             engine: Command(
                 programs + "/shrinkd",

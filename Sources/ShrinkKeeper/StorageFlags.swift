@@ -16,14 +16,8 @@ public struct StorageFlags: Sendable, Equatable {
         self.writeBudget = writeBudget
     }
 
-    /// Nobody who starts the whole daemon wants the bare files of `raw` unasked.
+    /// Of a new store. Nobody who starts the whole daemon wants the bare files of `raw` unasked; a store that is there stays what it is.
     static let defaultLayout = "packed"
-
-    var withDefaults: StorageFlags {
-        var flags = self
-        flags.layout = layout ?? Self.defaultLayout
-        return flags
-    }
 
     /// As they stand on backupfs's command line.
     var arguments: [String] {

@@ -178,7 +178,7 @@ public struct Supervision: Sendable {
         return take()
     }
 
-    /// SIGTERM, SIGINT or SIGHUP came. The first asks the engine to end in order, each further one to end without delay.
+    /// SIGTERM or SIGINT came. The first asks the engine to end in order, each further one to end without delay.
     public mutating func askedToEnd(_ now: MonotonicTime) -> [Action] {
         switch phase {
         case .serving:

@@ -3,7 +3,7 @@ import Glibc
 
 /// What stat(2) says of a file.
 public struct FileStatus: Sendable, Equatable {
-    public enum Kind: Sendable { case regular, directory, socket, other }
+    public enum Kind: Sendable { case regular, directory, socket, fifo, other }
 
     public var kind: Kind
     /// Permission bits, without the file type.
@@ -25,6 +25,7 @@ public struct FileStatus: Sendable, Equatable {
         case S_IFREG: kind = .regular
         case S_IFDIR: kind = .directory
         case S_IFSOCK: kind = .socket
+        case S_IFIFO: kind = .fifo
         default: kind = .other
         }
         mode = status.st_mode & 0o7777

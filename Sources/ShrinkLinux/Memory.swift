@@ -67,6 +67,11 @@ public enum ProcessMemory {
 @inline(__always)
 public func isZero(_ base: UnsafeRawPointer, _ count: Int) -> Bool { shl_is_zero(base, count) != 0 }
 
+/// Whether two buffers hold the same bytes. The corresponding C function is `memcmp`.
+public func haveEqualBytes(_ a: UnsafeMutableRawBufferPointer, _ b: UnsafeMutableRawBufferPointer) -> Bool {
+    a.count == b.count && (a.isEmpty || memcmp(a.baseAddress!, b.baseAddress!, a.count) == 0)
+}
+
 /// Reads a byte for the page fault's sake; never optimised away.
 @inline(__always)
 public func readByte(_ address: UnsafeRawPointer) { shl_touch(address) }

@@ -40,22 +40,58 @@ public struct MemoryCgroup: Sendable {
         self.directories = directories
     }
 
-    /// Bytes the process may still take before a limit is met: the least over the group and its ancestors. What the kernel can drop at once,
-    /// inactive file pages, counts as available. `Int.max` if there is no limit.
-    public func availableBytes() throws(Errno) -> Int {
-        var least = Int.max
+    /// One group's limit, and what is left of it; bytes.
+    public struct Limit: Sendable, Equatable {
+        public var directory: String
+        public var limitBytes: Int
+        /// What the kernel can drop at once, inactive file pages, counts as available. Negative where use is above the limit (memory.high).
+        public var availableBytes: Int
+    }
+
+    /// The file with this group's own pressure stall figures (version 2 alone has them).
+    public var pressurePath: String? {
+        guard version == .two, let own = directories.first else { return nil }
+        let path = own + "/memory.pressure"
+        return (try? Files.status(of: path)) == nil ? nil : path
+    }
+
+    /// The group or ancestor that has least left; nil if none of them has a limit.
+    public func tightest() throws(Errno) -> Limit? {
+        var least: Limit?
         for directory in directories {
-            let limit = try number(directory, version == .one ? "memory.limit_in_bytes" : "memory.max")
-            // Version 1 says "no limit" with the largest multiple of a page.
-            guard let limit, limit < Int.max / 2 else { continue }
+            guard let limit = try limitBytes(directory) else { continue }
             let usage = try number(directory, version == .one ? "memory.usage_in_bytes" : "memory.current") ?? 0
-            least = min(least, limit - usage + (try inactiveFileBytes(directory)))
+            let available = limit - usage + (try inactiveFileBytes(directory))
+            if least.map({ available < $0.availableBytes }) ?? true {
+                least = Limit(directory: directory, limitBytes: limit, availableBytes: available)
+            }
+        }
+        return least
+    }
+
+    /// Bytes the process may still take before a limit is met: the least over the group and its ancestors. `Int.max` if there is no limit.
+    public func availableBytes() throws(Errno) -> Int { try tightest()?.availableBytes ?? .max }
+
+    /// Version 2 has two: above memory.high the group is throttled, above memory.max it is killed. The lower one counts.
+    private func limitBytes(_ directory: String) throws(Errno) -> Int? {
+        let files = version == .one ? ["memory.limit_in_bytes"] : ["memory.max", "memory.high"]
+        var least: Int?
+        for file in files {
+            // Version 1 says "no limit" with the largest multiple of a page, version 2 with "max".
+            guard let limit = try number(directory, file), limit < Int.max / 2 else { continue }
+            least = min(least ?? limit, limit)
         }
         return least
     }
 
     private func number(_ directory: String, _ file: String) throws(Errno) -> Int? {
-        let text = String(decoding: try Files.contents(of: directory + "/" + file), as: UTF8.self)
+        let bytes: [UInt8]
+        do throws(Errno) { bytes = try Files.contents(of: directory + "/" + file) } catch {
+            // The root of a version 2 hierarchy has usage but no limits.
+            if error == .noSuchFileOrDirectory { return nil }
+            throw error
+        }
+        let text = String(decoding: bytes, as: UTF8.self)
         return text.split(separator: "\n").first.flatMap { UInt64($0) }.map { Int(clamping: $0) }
     }
 

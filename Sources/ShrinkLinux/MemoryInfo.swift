@@ -7,8 +7,9 @@ public struct MemoryInfo: Sendable {
     public var available: UInt64
     public var swapFree: UInt64
 
-    public init() throws(Errno) {
-        let text = String(decoding: try Files.contents(of: "/proc/meminfo"), as: UTF8.self)
+    /// `path` is for tests.
+    public init(path: String = "/proc/meminfo") throws(Errno) {
+        let text = String(decoding: try Files.contents(of: path), as: UTF8.self)
         self.init(parsing: text)
     }
 

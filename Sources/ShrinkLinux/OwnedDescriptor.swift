@@ -28,6 +28,12 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
         return number
     }
 
+    /// Keeps a descriptor that came with exec from going on to children; false if there is none of that number.
+    public static func closesOnExec(_ number: CInt) -> Bool {
+        let flags = fcntl(number, F_GETFD)
+        return flags >= 0 && fcntl(number, F_SETFD, flags | FD_CLOEXEC) == 0
+    }
+
     /// A second descriptor of the same open file. The corresponding C function is `fcntl(F_DUPFD_CLOEXEC)`.
     public func duplicate() throws(Errno) -> OwnedDescriptor {
         OwnedDescriptor(owning: try check(shl_duplicate_cloexec(number)))

@@ -18,6 +18,9 @@ public final class DedicatedThread: Sendable {
         }
     }
 
+    /// Stops the calling thread for a while, as between two looks at what tells nobody when it changes. The corresponding C function is `usleep`.
+    public static func pause(milliseconds: UInt32) { usleep(milliseconds * 1000) }
+
     /// Starts at once. `name` is cut to 15 bytes by the kernel (prctl(2) PR_SET_NAME). The corresponding C function is `pthread_create`.
     public init(_ name: String, stackSize: Int = 1 << 20, _ body: @escaping @Sendable () -> Void) throws(Errno) {
         var attributes = pthread_attr_t()

@@ -245,6 +245,55 @@ public enum ShrinkInterface {
         # Takes all faults away; calls that one of them holds go on. For whom SetFault is.
         method ClearFaults() -> ()
 
+        # What one whole has left: the machine, or a memory cgroup by its directory. Below lowBytes shrinking begins, at highBytes it ends.
+        type Headroom (
+          scope: string,
+          totalBytes: int,
+          availableBytes: int,
+          lowBytes: int,
+          highBytes: int
+        )
+
+        # One decision about memory pressure. number: counted from 1 since the start. time: seconds since 1970. action: hold, reclaim, or
+        # would-reclaim (a dry run). reason: calm, at-floor, nothing-left, io-busy, over-budget, backing-off, stall-elsewhere (to hold); below-low,
+        # below-high, told, stall, idle, request (to act). text: the same for people, with figures. urgent: nearly out of memory, so that gates
+        # and budgets did not hold. The rest is what came of it, null where nothing was done.
+        type PressureDecision (
+          number: int,
+          time: int,
+          action: string,
+          reason: string,
+          text: string,
+          goalBytes: int,
+          urgent: bool,
+          freedBytes: ?int,
+          storedBytes: ?int,
+          netFreedBytes: ?int,
+          durationNanoseconds: ?int,
+          failure: ?string
+        )
+
+        # How memory stands and what is done about it. mode: on, dry-run or off. The stalls are percents of the last 10 seconds, null where the kernel
+        # does not tell. steps, freedBytes, storedBytes: since the start, by the daemon's own decisions. listeners: services at the pressure socket.
+        # decisions: the latest, oldest first; one to hold is there once, however long it lasts.
+        method GetPressure() -> (
+          mode: string,
+          headrooms: []Headroom,
+          memoryStallPercent: ?float,
+          ioStallPercent: ?float,
+          steps: int,
+          freedBytes: int,
+          storedBytes: int,
+          listeners: int,
+          decisions: []PressureDecision
+        )
+
+        # With `more` alone: the latest decision, then each as it is made, without an end.
+        method WatchPressure() -> (decision: PressureDecision)
+
+        # Tells the services that listen at the pressure socket to give memory back. For root and the daemon's own user.
+        method TellPressure() -> (listeners: int)
+
         # There is no such pool among those that the caller sees.
         error NoSuchPool (message: string)
 

@@ -18,7 +18,7 @@ struct CallHeader: Sendable {
     init(parsing bytes: [UInt8]) throws(HeaderFault) {
         for member in try checkedMembers(bytes) {
             switch (member.name, member.kind) {
-            case ("method", .string): method = plainString(bytes[member.value])
+            case ("method", .string): method = string(bytes[member.value])
             case ("parameters", .object): parameters = Array(bytes[member.value])
             // Null is the same as absent.
             case ("parameters", .null), ("oneway", .null), ("more", .null), ("upgrade", .null): break
@@ -51,7 +51,7 @@ struct ReplyHeader {
             case ("parameters", .object): parameters = Array(bytes[member.value])
             case ("parameters", .null), ("continues", .null), ("error", .null): break
             case ("continues", .bool): continues = isTrue(bytes, member)
-            case ("error", .string): error = plainString(bytes[member.value])
+            case ("error", .string): error = string(bytes[member.value])
             case ("parameters", _), ("continues", _), ("error", _): throw .mistypedMember(member.name)
             default: try refuseUnlessVendors(member.name)
             }
@@ -71,5 +71,5 @@ private func refuseUnlessVendors(_ name: String) throws(HeaderFault) {
 
 private func isTrue(_ bytes: [UInt8], _ member: JSONStructure.Member) -> Bool { bytes[member.value.lowerBound] == UInt8(ascii: "t") }
 
-/// A method's or error's name between its quotes. Names need no escapes; one that has any matches nothing and is answered so.
-private func plainString(_ quoted: ArraySlice<UInt8>) -> String { String(decoding: quoted.dropFirst().dropLast(), as: UTF8.self) }
+/// A method's or error's name. It is there: the message was read once as a whole.
+private func string(_ quoted: ArraySlice<UInt8>) -> String { JSONStructure.string(quoted) ?? "" }

@@ -39,6 +39,12 @@ struct JSONStructure {
         return structure.outermost
     }
 
+    /// What a string between its quotes means; nil if it is not one.
+    static func string(_ quoted: ArraySlice<UInt8>) -> String? {
+        var structure = JSONStructure(Array(quoted))
+        return try? structure.string()
+    }
+
     private init(_ bytes: [UInt8]) { self.bytes = bytes }
 
     private var peek: UInt8? { at < bytes.count ? bytes[at] : nil }

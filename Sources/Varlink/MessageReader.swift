@@ -1,4 +1,3 @@
-import Glibc
 import ShrinkLinux
 import SystemPackage
 
@@ -60,8 +59,8 @@ struct MessageReader {
         try withUnsafeTemporaryAllocation(byteCount: Self.chunkBytes, alignment: 16) { (chunk) throws(Errno) -> Step? in
             guard let seen = try UnixSocket.peek(fd, into: chunk) else { return .blocked }
             if seen == 0 { return .end(midMessage: true) }
-            let terminator = memchr(chunk.baseAddress!, 0, seen)
-            let wanted = terminator.map { UnsafeRawPointer($0) - UnsafeRawPointer(chunk.baseAddress!) + 1 } ?? seen
+            let terminator = chunk[..<seen].firstIndex(of: 0)
+            let wanted = terminator.map { $0 + 1 } ?? seen
             let received = try UnixSocket.receive(fd, into: UnsafeMutableRawBufferPointer(rebasing: chunk[0..<wanted]))
             guard let received else { return .blocked }
             if !received.descriptors.isEmpty || received.descriptorsLost {

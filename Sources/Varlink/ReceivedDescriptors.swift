@@ -1,4 +1,3 @@
-import Glibc
 public import ShrinkLinux
 import Synchronization
 
@@ -27,6 +26,6 @@ public final class ReceivedDescriptors: Sendable {
     }
 
     deinit {
-        numbers.withLock { for case let number? in $0 { _ = close(number) } }
+        numbers.withLock { for case let number? in $0 { _ = OwnedDescriptor(owning: number) } }
     }
 }

@@ -19,6 +19,8 @@ enum ExitStatus: Int32 {
     case storeReadOnly = 73
     /// EX_IOERR
     case system = 74
+    /// EX_CONFIG
+    case configuration = 78
     /// EX_TEMPFAIL: the connection was aborted; starting again may help.
     case aborted = 75
 

@@ -7,6 +7,8 @@ import SystemPackage
 /// systemd, or a keeper that speaks its notify protocol; or nobody.
 struct NotifyingStarter: Starter {
     static let stateName = "state"
+    /// The device of a mount that a helper made. Stored again under the usual name it keeps this one: the starter knows an open file by its first name.
+    static let attachedName = "fuse-attached"
 
     private let notifier = Notifier()
     let logger: Logger
@@ -30,6 +32,7 @@ struct NotifyingStarter: Starter {
 
     func forgetMount() {
         attempt("let go of the mount") { () throws(Errno) in
+            try notifier.removeStored(name: Self.attachedName)
             try notifier.removeStored(name: KeptDescriptor.fuseDevice)
             try notifier.removeStored(name: Self.stateName)
         }
@@ -38,6 +41,10 @@ struct NotifyingStarter: Starter {
     func ready() { attempt("report readiness") { () throws(Errno) in try notifier.ready() } }
 
     func stopping() { attempt("report the end") { () throws(Errno) in try notifier.stopping() } }
+
+    var beatMilliseconds: Int? { Watchdog()?.beatMilliseconds }
+
+    func beat() { attempt("hear that the work goes on") { () throws(Errno) in try notifier.watchdog() } }
 
     private func attempt(_ what: String, _ body: () throws(Errno) -> Void) {
         do throws(Errno) { try body() } catch {

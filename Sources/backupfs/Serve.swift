@@ -42,16 +42,27 @@ struct Serve: ParsableCommand {
         if let device = descriptors.take(KeptDescriptor.fuseDevice) {
             inherited = InheritedMount(device: device, state: descriptors.take(NotifyingStarter.stateName))
         }
+        if inherited == nil, let device = descriptors.take(NotifyingStarter.attachedName) {
+            let state = descriptors.take(NotifyingStarter.stateName)
+            let isFresh = state == nil
+            inherited = InheritedMount(device: device, state: state, isFresh: isFresh)
+        }
         throw ExitCode(serve(inherited, logger))
     }
 
     private func serve(_ inherited: consuming InheritedMount?, _ logger: Logger) -> ExitStatus {
+        let store: StoreFlags
+        let takesFaults: Bool
+        do throws(ConfigurationError) { (store, takesFaults) = try self.store.configured(allowFaults: allowFaults) } catch {
+            logger.error("\(error)")
+            return .configuration
+        }
         var served: ServedStore
         do throws(StoreError) { served = try store.open(logger) } catch {
             logger.error("\(error)")
             return ExitStatus(error.code)
         }
-        if allowFaults {
+        if takesFaults {
             served.allowFaults()
             logger.warning("Faults may be set on the store, and there is no passthrough: --allow-faults was given.")
         }

@@ -11,7 +11,21 @@ struct StoreFlags: ParsableArguments {
     @Option(
         name: .customLong("store"),
         help: ArgumentHelp("A directory that keeps the pages; packed: fastest tier first, may be repeated.", valueName: "DIR"))
-    var directories: [String]
+    var directories: [String] = []
+
+    @Flag(help: "What is not given here is taken from the environment and the configuration file (shrinkd.conf(5)).")
+    var configured = false
+
+    @Option(help: ArgumentHelp("The configuration file, if not /etc/shrinkd/shrinkd.conf; implies --configured.", valueName: "FILE"))
+    var config: String?
+
+    @Option(
+        help: ArgumentHelp("The layout of a new store. Default: raw.", valueName: "LAYOUT"),
+        transform: { text in
+            guard let layout = StoreLayout(rawValue: text) else { throw ValidationError("'\(text)' is no layout; give raw or packed") }
+            return layout
+        })
+    var defaultLayout: StoreLayout?
 
     @Option(
         help: ArgumentHelp("raw or packed. Default: what the store is already, else raw.", valueName: "LAYOUT"),
@@ -61,6 +75,8 @@ struct StoreFlags: ParsableArguments {
     var writeBudget: ByteSize?
 
     func validate() throws {
+        if directories.isEmpty, !configured, config == nil { throw ValidationError("Missing expected argument '--store <DIR>'") }
+        if directories.contains("") { throw ValidationError("--store '' is no directory; give one") }
         guard layout == .raw || directories.count > 1 && layout == nil && found == .raw else { return }
         try refuseForRaw()
     }
@@ -77,7 +93,7 @@ struct StoreFlags: ParsableArguments {
 
     /// Opens the store, making one in empty directories.
     func open(_ logger: Logger) throws(StoreError) -> ServedStore {
-        let layout = layout ?? found ?? .raw
+        let layout = layout ?? found ?? defaultLayout ?? .raw
         try layout.require(in: directories)
         let store: any ObjectStore =
             switch layout {

@@ -15,6 +15,15 @@ enum Console {
         say(String(decoding: data, as: UTF8.self))
     }
 
+    /// One document on one line, for a series of them.
+    static func printJSONLine(_ document: some Encodable) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        encoder.keyEncodingStrategy = .convertToSnakeCase
+        guard let data = try? encoder.encode(document) else { fatalError("a document of this program cannot be encoded") }
+        say(String(decoding: data, as: UTF8.self))
+    }
+
     /// A result. One that nobody gets is a failure, and not a silent one: the program ends with 74.
     static func say(_ text: String) {
         let bytes = Array((text + "\n").utf8)

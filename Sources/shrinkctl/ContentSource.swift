@@ -57,9 +57,32 @@ struct ContentSource {
                 ? CommandFailure("\(path) has more than the \(target.count) bytes of the object; make a larger object", name: "too_large")
                 : .transfer("reading \(path)", error)
         }
-        if done < target.count, !isNew {
-            UnsafeMutableRawBufferPointer(rebasing: target[done...]).initializeMemory(as: UInt8.self, repeating: 0)
-        }
+        if !isNew { try clear(target, from: done, of: object, client) }
         return done
     }
+
+    /// Zeroes what is not zero yet: pages that are holes stay holes, so that a shorter file does not make memory of a whole object.
+    private func clear(_ target: UnsafeMutableRawBufferPointer, from start: Int, of object: WireObject, _ client: ShrinkdClient)
+        throws(CommandFailure)
+    {
+        var offset = start
+        while offset < target.count {
+            let end = min(target.count, offset - offset % Self.lookBytes + Self.lookBytes)
+            let (at, length) = (offset, end - offset)
+            let seen = try perform { () throws(ShrinkdError) in try client.read(object.objectId, at: at, length: length) }
+            guard !seen.isEmpty else { return }
+            var page = offset
+            while page < offset + seen.count {
+                let pageEnd = min(offset + seen.count, page - page % basePageSize + basePageSize)
+                if seen[page - offset..<pageEnd - offset].contains(where: { $0 != 0 }) {
+                    UnsafeMutableRawBufferPointer(rebasing: target[page..<pageEnd]).initializeMemory(as: UInt8.self, repeating: 0)
+                }
+                page = pageEnd
+            }
+            offset += seen.count
+        }
+    }
+
+    /// What the daemon shows at once.
+    private static let lookBytes = 4 << 20
 }

@@ -31,8 +31,10 @@ struct StatusDocument: Encodable {
     var strayPages: Int
     var damagedPages: Int
     var features: [String: Feature]
+    var pressure: Nullable<PressureDocument>
 
-    init(_ status: StatusReply) {
+    init(_ status: StatusReply, _ pressure: PressureReply?) {
+        self.pressure = Nullable(value: pressure.map { PressureDocument($0) })
         version = status.version
         pools = status.pools
         objects = status.objects

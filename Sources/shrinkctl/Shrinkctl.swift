@@ -30,7 +30,7 @@ struct Shrinkctl: ParsableCommand {
         version: version,
         subcommands: [
             StatusCommand.self, PoolCommand.self, ObjectCommand.self, PagesCommand.self, ShrinkCommand.self, RecoverCommand.self,
-            FaultCommand.self,
+            FaultCommand.self, WatchCommand.self, TellCommand.self,
         ])
 
     static let version = productVersion
@@ -63,6 +63,10 @@ struct GlobalOptions: ParsableArguments {
 
     @Option(name: .long, help: ArgumentHelp("The daemon's socket.", valueName: "path"))
     var socket: String?
+
+    func validate() throws {
+        if socket == "" { throw ValidationError("--socket '' is no socket; give its path, or leave the flag out") }
+    }
 
     func connect() throws(CommandFailure) -> ShrinkdClient {
         do throws(ShrinkdError) { return try ShrinkdClient(path: socket) } catch { throw CommandFailure(error) }

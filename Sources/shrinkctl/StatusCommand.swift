@@ -10,7 +10,9 @@ struct StatusCommand: ParsableCommand {
     func run() throws {
         let client = try global.connect()
         let status = try perform { () throws(ShrinkdError) in try client.call(Methods.status, NoParameters()) }
-        if global.json { return Console.printJSON(StatusDocument(status)) }
+        // A daemon that does not look for pressure has nothing to tell about it.
+        let pressure = try? client.call(Methods.getPressure, NoParameters())
+        if global.json { return Console.printJSON(StatusDocument(status, pressure)) }
         Console.say("shrinkd \(status.version): \(status.pools) pools, \(status.objects) objects")
         var pages = Table([("PAGES", .left), ("COUNT", .right), ("BYTES", .right)])
         for (name, count) in [
@@ -26,6 +28,7 @@ struct StatusCommand: ParsableCommand {
         Console.say("  orphans: \(status.backup.orphans)")
         if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
         if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
+        if let pressure { PressureText.show(pressure) }
         for (name, feature) in status.features.sorted(by: { $0.key < $1.key }) {
             Console.say("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")
         }

@@ -17,18 +17,25 @@ struct EngineCommand: ParsableCommand {
         usage: "shrinkd engine --runtime-dir <dir> --backup <dir>",
         discussion: """
             SIGTERM: pools that a connection still holds are recovered first, as far as memory allows; a second one skips that. \
-            Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage.
+            SIGHUP: the configuration is read again. Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage, \
+            78 the configuration has a mistake.
             """,
         version: productVersion)
 
     @Option(help: .init("Where the control socket is made.", valueName: "dir")) var runtimeDir: String
     @Option(help: .init("The backup: a mounted backupfs, or a directory.", valueName: "dir")) var backup: String
 
+    @OptionGroup var settings: SettingsOptions
+
     func run() throws {
         ServiceLogHandler.bootstrap()
         let log = Logger(label: "engine")
         do {
-            try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, log: log).run()
+            let source = ConfigurationSource(flags: settings.given, file: settings.config)
+            try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, configuration: source, log: log).run()
+        } catch let error as ConfigurationError {
+            log.error("\(error)")
+            Glibc.exit(78)
         } catch {
             log.error("\(error)")
             Glibc.exit(1)

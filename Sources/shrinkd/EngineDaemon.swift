@@ -15,12 +15,18 @@ final class EngineDaemon {
     private let control: ControlService
     private let server: VarlinkServer
     private let notifier = Notifier()
+    private let pressure: PressureWiring
+    private let source: ConfigurationSource
+    private var configuration: Configuration
+    private var heartbeat: Heartbeat
     /// The socket's file, if it was made here; it goes with an orderly end.
     private let ownSocket: String?
 
     /// Everything that may fail before requests are served. Call it on the program's first thread before any other exists.
-    init(runtimeDirectory: String, backup: String, log: Logger) throws {
+    init(runtimeDirectory: String, backup: String, configuration source: ConfigurationSource, log: Logger) throws {
         self.log = log
+        self.source = source
+        configuration = try source.read()
         signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp])
         ThisProcess.ignoreBrokenPipes()
         try ThisProcess.raiseDescriptorLimit()
@@ -32,7 +38,7 @@ final class EngineDaemon {
                 metadata: ["error": "\(error)"])
         }
         let directory = try BackupDirectory(path: backup)
-        engine = try Engine(backup: directory, logger: log)
+        engine = try Engine(backup: directory, configuration: Engine.Configuration(configuration), logger: log)
         for feature in directory.status().features where !feature.isAvailable {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
@@ -47,7 +53,10 @@ final class EngineDaemon {
             ownSocket = path
         }
         self.ownSocket = ownSocket
-        control = try ControlService(engine: engine, version: productVersion)
+        pressure = try PressureWiring(
+            engine, configuration, runtimeDirectory: runtimeDirectory, passed: inherited.take("pressure"), log: log)
+        heartbeat = Heartbeat(notifier, engine, pressure.monitor)
+        control = try ControlService(engine: engine, version: productVersion, pressure: pressure.monitor)
         server = try VarlinkServer(
             listener: listener,
             vendor: VarlinkVendor(
@@ -69,13 +78,14 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
-        try notifier.ready(status: "serving")
+        try notifier.ready(status: heartbeat.text)
         try waitForEnd(epoll)
         if let result = ended.withLock({ $0 }) {
             try result.get()
             return
         }
         tell { (notifier) throws(Errno) in try notifier.stopping(status: "bringing back what clients hold") }
+        pressure.stop()
         server.stopAccepting()
         engine.beginShutdown()
         try bringBackHeldPools(epoll)
@@ -91,11 +101,15 @@ final class EngineDaemon {
     /// Returns on SIGTERM, SIGINT, or when the server ended by itself.
     private func waitForEnd(_ epoll: Epoll) throws {
         while true {
-            for event in try epoll.wait() {
+            let events = try epoll.wait(timeoutMilliseconds: heartbeat.milliseconds)
+            heartbeat.beat()
+            for event in events {
                 if event.token == 1 { return }
                 while let number = try signals.next() {
                     if number == Signal.hangUp {
-                        log.notice("SIGHUP: there is no configuration to read again.")
+                        tell { (notifier) throws(Errno) in try notifier.reloading() }
+                        configuration = pressure.reload(configuration, source)
+                        tell { (notifier) throws(Errno) in try notifier.ready(status: heartbeat.text) }
                     } else {
                         return
                     }

@@ -14,8 +14,8 @@ struct KeeperCommand: ParsableCommand {
         abstract: "Keeps pools of memory that programs map, and moves their pages to a mounted backup filesystem and back.",
         discussion: """
             Starts the engine and its file server, starts either again if it dies, and ends both in order on SIGTERM or Ctrl-C: what \
-            clients hold is recovered first; a second signal skips that. Exit status: 0 ended as asked, 1 failed (the last message says \
-            why), 64 usage.
+            clients hold is recovered first; a second signal skips that. SIGHUP reads the configuration again. Exit status: 0 ended as \
+            asked, 1 failed (the last message says why), 64 usage, 78 the configuration has a mistake.
             """,
         version: productVersion)
 
@@ -40,14 +40,42 @@ struct KeeperCommand: ParsableCommand {
     @Option(help: .init("Use this mounted directory and start no file server.", valueName: "dir"))
     var backup: String?
 
+    @OptionGroup
+    var settings: SettingsOptions
+
+    func validate() throws {
+        if runtimeDir == "" { throw ValidationError("--runtime-dir '' is no directory; give one, or leave the flag out") }
+        if stores.contains("") { throw ValidationError("--store '' is no directory; give one, or leave the flag out") }
+        if let backup {
+            if backup.isEmpty { throw ValidationError("--backup '' is no directory; give one, or leave the flag out") }
+            if !stores.isEmpty || storage.flags != StorageFlags() {
+                throw ValidationError(
+                    "--backup is a directory that is there, --store and what belongs to it are for a file server of our own")
+            }
+        }
+    }
+
+    private var given: [String: [String]] {
+        var given = settings.given.merging(storage.given) { $1 }
+        given["runtime-dir"] = runtimeDir.map { [$0] }
+        given["backup"] = backup.map { [$0] }
+        if !stores.isEmpty { given["store"] = stores }
+        return given
+    }
+
     func run() throws {
         ServiceLogHandler.bootstrap()
         let log = Logger(label: "shrinkd")
-        do throws(KeeperFailure) {
-            let plan = try KeeperPlan(
-                runtimeDirectory: runtimeDir, stores: stores, storage: storage.flags, backup: backup, defaults: DefaultDirectories(),
-                programs: ownDirectory())
+        do {
+            let configuration = try Configuration(flags: given, file: settings.config)
+            var plan = try KeeperPlan(
+                runtimeDirectory: configuration["runtime-dir"], stores: configuration.values("store"), storage: StorageFlags(configuration),
+                backup: configuration["backup"], defaults: DefaultDirectories(), programs: ownDirectory())
+            plan.engine.arguments += settings.arguments
             Glibc.exit(try Keeper(plan, log: log).run())
+        } catch let error as ConfigurationError {
+            log.error("\(error)")
+            Glibc.exit(78)
         } catch {
             log.error("\(error)")
             Glibc.exit(1)

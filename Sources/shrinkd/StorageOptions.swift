@@ -32,6 +32,15 @@ struct StorageOptions: ParsableArguments {
         return flags
     }
 
+    /// What was given, by key of the configuration.
+    var given: [String: [String]] {
+        let all: [(String, String?)] = [
+            ("layout", layout), ("codec", codec), ("segment", segment), ("age", age), ("write-budget", writeBudget),
+            ("allow-faults", allowFaults ? "yes" : nil),
+        ]
+        return Dictionary(uniqueKeysWithValues: all.compactMap { name, value in value.map { (name, [$0]) } })
+    }
+
     func validate() throws {
         if let layout, !["raw", "packed"].contains(layout) { throw ValidationError("'\(layout)' is no layout; give raw or packed") }
         if let codec {
@@ -47,5 +56,15 @@ struct StorageOptions: ParsableArguments {
         if layout == "raw", codec != nil || segment != nil || age != nil || writeBudget != nil {
             throw ValidationError("--codec, --segment, --age and --write-budget are for --layout packed")
         }
+    }
+}
+
+extension StorageFlags {
+    /// What is set for the file server.
+    init(_ configuration: Configuration) {
+        self.init(
+            layout: configuration["layout"], codec: configuration["codec"], segment: configuration["segment"], age: configuration["age"],
+            writeBudget: configuration["write-budget"])
+        allowsFaults = configuration.isOn("allow-faults")
     }
 }

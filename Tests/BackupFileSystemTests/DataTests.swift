@@ -5,6 +5,25 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct DataTests {
+    @Test(arguments: DataPath.allCases) func aReCreatedDataSharesNothingWithDescriptorsOfTheOldOne(_ path: DataPath) throws {
+        try withMount(path) { server in
+            let old = try server.makeObject(1, sizeBytes: 8 * page)
+            try write([UInt8](repeating: 1, count: 2 * page), to: old.number, at: 0)
+            for round in 2...4 as ClosedRange<UInt8> {
+                try Files.remove(server.file("objects/1/data"))
+                if round == 2 { #expect(try Files.nextData(old.number, from: 0) == nil) }
+                let new = try Files.open(server.file("objects/1/data"), [.readWrite, .create])
+                try write([UInt8](repeating: round, count: page), to: new.number, at: 0)
+                #expect(throws: Errno.ioError) { try read(old.number, at: 0, count: page) }
+                #expect(throws: Errno.ioError) { try write([9], to: old.number, at: 0) }
+                #expect(throws: Errno.ioError) { try Files.nextData(old.number, from: 0) }
+                #expect(throws: Errno.ioError) { try Files.punch(old.number, at: 0, length: page) }
+                #expect(try read(new.number, at: 0, count: 2 * page) == [UInt8](repeating: round, count: page))
+                #expect(try Files.status(of: server.file("objects/1/data")).sizeBytes == page)
+            }
+        }
+    }
+
     @Test(arguments: DataPath.allCases) func holesAreExactToThePage(_ path: DataPath) throws {
         try withMount(path) { server in
             let data = try server.makeObject(1, sizeBytes: 100 * page)

@@ -55,9 +55,9 @@ import Testing
         let table = SnapshotTable(firstHandle: 100)
         let megabyte = [UInt8](repeating: 1, count: 1 << 20)
         var handles: [UInt64] = []
-        while let handle = try? table.open(megabyte) { handles.append(handle) }
+        while let handle = try? table.open(7, megabyte) { handles.append(handle) }
         #expect(handles.count >= 60 && handles.count <= 64)
-        #expect(throws: (any Error).self) { try table.open(megabyte) }
+        #expect(throws: (any Error).self) { try table.open(7, megabyte) }
         for handle in handles { table.close(handle) }
         #expect(table.usedBytes == 0)
         #expect(table.bytes(handles[0]) == nil)

@@ -45,6 +45,32 @@ import Testing
         }
     }
 
+    @Test(arguments: DataPath.allCases) func aPageFileStaysAFileUntilItIsClosed(_ path: DataPath) throws {
+        try withMount(path) { server in
+            let data = try server.makeObject(1, sizeBytes: 4 * page)
+            try write([UInt8](repeating: 5, count: page), to: data.number, at: 2 * page)
+            let open = try Files.open(server.file("objects/1/pages/2"), .readOnly)
+            try Files.punch(data.number, at: 2 * page, length: page)
+            #expect(throws: Errno.noSuchFileOrDirectory) { try Files.status(of: server.file("objects/1/pages/2")) }
+            let status = try Files.status(open.number)
+            #expect(status.sizeBytes == page && status.allocatedBytes == 0 && status.kind == .regular)
+            #expect(try read(open.number, at: 0, count: 8) == [UInt8](repeating: 5, count: 8))
+        }
+    }
+
+    @Test func namesAreAtMost255BytesLong() throws {
+        try withMount { server in
+            _ = try server.makeObject(1, sizeBytes: page)
+            for directory in ["", "objects/", "objects/1/", "objects/1/pages/"] {
+                let name = directory + String(repeating: "1", count: 256)
+                #expect(throws: Errno.fileNameTooLong) { try Files.status(of: server.file(name)) }
+                #expect(throws: Errno.fileNameTooLong) { try Files.makeDirectory(server.file(name)) }
+                #expect(throws: Errno.fileNameTooLong) { _ = try Files.open(server.file(name), [.writeOnly, .create]) }
+                #expect(throws: Errno.noSuchFileOrDirectory) { try Files.status(of: server.file(String(name.dropLast()))) }
+            }
+        }
+    }
+
     @Test func timesFollowWritesAndCanBeSet() throws {
         try withMount { server in
             let data = try server.makeObject(1, sizeBytes: page)

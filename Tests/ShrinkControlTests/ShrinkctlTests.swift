@@ -188,6 +188,8 @@ struct CommandRun {
             let rewritten = try CommandRun(["object", "read", "\(object.id)"], socket: control.path)
             let isRewritten = rewritten.output == [1, 2, 3] + [UInt8](repeating: 0, count: (8 << 20) - 3)
             #expect(isRewritten, "what the shorter file left of the object is not zero")
+            // Holes stayed holes: no page was made only to be set to zero.
+            #expect(try json(Status.self, ["status"]).pages.resident <= 1200)
             // Tables for people.
             for arguments in [
                 ["status"], ["pool", "list"], ["object", "list"], ["object", "show", "\(object.id)"], ["shrink", "--pool", "demo"],

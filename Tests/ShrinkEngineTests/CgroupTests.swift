@@ -39,7 +39,7 @@ import Testing
                 try engine.unpin(object.id)
                 guard engine.shrink(.object(object.id)).failure == nil else { throw Errno.ioError }
             }
-            try group.limit(limit)
+            do { try group.limit(limit) } catch { throw told(error, "limiting the group") }
             // All at once does not fit: others go out again, and in the end nobody was killed.
             var pinned: [ObjectID] = []
             var refusals = 0
@@ -48,7 +48,7 @@ import Testing
                     try engine.pin(id)
                     pinned.append(id)
                 } catch {
-                    guard (error as? EngineError)?.code == .outOfMemory else { throw error }
+                    guard (error as? EngineError)?.code == .outOfMemory else { throw told(error) }
                     refusals += 1
                 }
             }
@@ -59,7 +59,7 @@ import Testing
             // Unpinned ones give way: now any of them comes back.
             for id in pinned { try engine.unpin(id) }
             for id in ids {
-                try engine.pin(id)
+                do { try engine.pin(id) } catch { throw told(error, "pinning \(id) again") }
                 let object = try engine.object(id)
                 for page in 0..<object.pageCount {
                     let at = memory.base + object.offsetBytes.rawValue + page * basePageSize
@@ -74,44 +74,8 @@ import Testing
     }
 }
 
-/// A memory cgroup of this process's own.
-private struct MemoryGroup {
-    let path: String
-    private static let root = "/sys/fs/cgroup/memory"
-
-    static func make() throws -> MemoryGroup {
-        let group = MemoryGroup(path: "\(root)/shrinkd-test.\(ThisProcess.processID)")
-        try? Files.removeDirectory(group.path)
-        try Files.makeDirectory(group.path, mode: 0o755)
-        return group
-    }
-
-    func limit(_ bytes: Int) throws { try write("\(bytes)", "memory.limit_in_bytes") }
-    func enter() throws { try write("\(ThisProcess.processID)", "cgroup.procs") }
-
-    private func write(_ text: String, _ file: String) throws {
-        let file = try Files.open(path + "/" + file, .writeOnly)
-        try Array(text.utf8).withBytes { (bytes) throws(Errno) in
-            if let error = Files.writeStream(file.number, bytes).error { throw error }
-        }
-    }
-
-    static func removeEmpty() {
-        guard let directory = try? Files.open(root, [.readOnly, .directory]) else { return }
-        try? Files.forEachName(in: directory.number) { name in
-            if name.hasPrefix("shrinkd-test.") { try? Files.removeDirectory(root + "/" + name) }
-        }
-    }
-
-    /// Whoever is in it goes to the root group first.
-    func remove() {
-        if let file = try? Files.open(Self.root + "/cgroup.procs", .writeOnly),
-            let members = try? Files.contents(of: path + "/cgroup.procs")
-        {
-            for member in String(decoding: members, as: UTF8.self).split(separator: "\n") {
-                _ = Array(member.utf8).withUnsafeBytes { Files.writeStream(file.number, $0) }
-            }
-        }
-        try? Files.removeDirectory(path)
-    }
+/// The child's error, printed where it is thrown: of an exit test only the status is reported.
+private func told(_ error: any Error, _ doing: String = "pinning") -> any Error {
+    print("\(doing): \(error)")
+    return error
 }

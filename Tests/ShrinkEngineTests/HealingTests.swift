@@ -142,6 +142,15 @@ private final class Death: Sendable {
         #expect(healing == HealingReport(punchedInPool: 0, punchedInStore: 0, lost: 5, finishedDestructions: 0))
         #expect(next.status().damagedPages == 5)
         #expect(throws: EngineError.self) { try next.pin(object.id) }
+        // Met again with every try, counted once.
+        #expect(next.recover(.all).failedPages == 5)
+        #expect(next.status().damagedPages == 5)
+        // And a page that goes bad later counts too.
+        _ = next.shrink(.all)
+        try Files.punch(file.number, at: 40 * basePageSize, length: basePageSize)
+        #expect(next.recover(.all).failedPages == 6)
+        #expect(next.recover(.object(object.id)).failedPages == 6)
+        #expect(next.status().damagedPages == 6)
     }
 
     @Test func aLedgerThatIsNoneIsRefused() throws {

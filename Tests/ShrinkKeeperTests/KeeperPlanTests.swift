@@ -10,7 +10,9 @@ import Testing
     @Test func rootsDefaultsAreTheSystems() throws {
         let plan = try KeeperPlan(runtimeDirectory: nil, stores: [], backup: nil, defaults: defaults(root: true), programs: "/usr/bin")
         #expect(plan.runtimeDirectory == "/run/shrinkd")
-        #expect(plan.backupfs == .init("/usr/bin/backupfs", ["{mount-point}", "--store", "/var/lib/shrinkd/store", "--layout", "packed"]))
+        #expect(
+            plan.backupfs
+                == .init("/usr/bin/backupfs", ["{mount-point}", "--store", "/var/lib/shrinkd/store", "--default-layout", "packed"]))
         #expect(plan.engine == .init("/usr/bin/shrinkd", ["engine", "--runtime-dir", "{runtime-dir}", "--backup", "{mount-point}"]))
     }
 
@@ -30,7 +32,7 @@ import Testing
         #expect(plan.storeDirectories == ["/r/store"])
         let two = try KeeperPlan(
             runtimeDirectory: "/r", stores: ["/a", "/b"], backup: nil, defaults: defaults(root: false), programs: "/p")
-        #expect(two.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--store", "/b", "--layout", "packed"])
+        #expect(two.backupfs?.arguments == ["{mount-point}", "--store", "/a", "--store", "/b", "--default-layout", "packed"])
     }
 
     @Test func aBackupOfOnesOwnNeedsNoFileServer() throws {

@@ -79,7 +79,7 @@ import Testing
             let fields = try #require(stat.split(separator: ")").last).split(separator: " ")
             #expect(fields[2] == "\(number)" && fields[3] == "\(number)")
         }
-        run.keeper.signal(Signal.hangUp)
+        run.keeper.signal(Signal.interrupt)
         #expect(try run.end() == .exited(0))
     }
 

@@ -24,11 +24,30 @@ import Testing
         #expect(help.ending == .exited(0) && help.said.contains("--store"))
         #expect(try run(["--no-such-flag"]).ending == .exited(64))
         for wrong in [
-            ["--layout", "flat"], ["--codec", "gzip"], ["--segment", "4Q"], ["--age", "0"], ["--layout", "raw", "--codec", "lz4"],
+            ["--runtime-dir", ""], ["--store", ""], ["--pressure", "maybe"], ["--low-watermark", "5%%"], ["--layout", "flat"],
+            ["--codec", "gzip"], ["--segment", "4Q"], ["--age", "0"], ["--layout", "raw", "--codec", "lz4"],
         ] {
             let (ending, said) = try run(wrong)
             #expect(ending == .exited(64) && said.contains("give ") || said.contains("--layout packed"), "\(wrong): \(said)")
         }
+    }
+
+    @Test func aBackupAndAStoreExcludeEachOther() throws {
+        #expect(try run(["--backup", "/tmp", "--store", "/tmp"]).ending == .exited(64))
+        #expect(try run(["--backup", "/tmp", "--codec", "lz4"]).ending == .exited(64))
+    }
+
+    @Test func aMistakeInTheConfigurationIsNamedByItsLine() throws {
+        let scratch = try ScratchDirectory()
+        let file = scratch.file("shrinkd.conf")
+        try Files.replaceContents(of: file, with: Array("# fine\nlow_watermark = 5%\n".utf8))
+        for command in [["--config", file], ["engine", "--runtime-dir", scratch.path, "--backup", scratch.path, "--config", file]] {
+            let (ending, said) = try run(command)
+            #expect(ending == .exited(78), "\(said)")
+            #expect(said.contains("\(file):2: there is no key 'low_watermark' (did you mean 'low-watermark'?)"), "\(said)")
+        }
+        let (ending, said) = try run(["--config", scratch.file("none")])
+        #expect(ending == .exited(78) && said.contains("\(scratch.file("none")): No such file"), "\(said)")
     }
 
     @Test func aMissingFileServerIsNamedAndNothingIsLeft() throws {

@@ -82,6 +82,7 @@ private struct Sample {
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
             Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
             Methods.registerMapping.member, Methods.unregisterMapping.member, Methods.openUserfaultDevice.member,
+            Methods.getPressure.member, Methods.watchPressure.member, Methods.tellPressure.member,
         ]
         for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }
         #expect(text.split(separator: "\n").count { $0.hasPrefix("method ") } == members.count)
@@ -131,6 +132,17 @@ private struct Sample {
                     operation: "read", errno: "EIO", delayMilliseconds: 1, probability: 0.5, every: 1, count: 1, objectId: 1, seenCalls: 1,
                     hits: 1)
             ]))
+        var decision = WirePressureDecision(number: 1, time: 1, action: "hold", reason: "calm", text: "t", goalBytes: 1, urgent: true)
+        (decision.freedBytes, decision.storedBytes, decision.netFreedBytes, decision.durationNanoseconds) = (1, 1, 1, 1)
+        decision.failure = "f"
+        try add(decision)
+        try add(WireHeadroom(scope: "machine", totalBytes: 1, availableBytes: 1, lowBytes: 1, highBytes: 1))
+        try add(
+            PressureReply(
+                mode: "on", headrooms: [], memoryStallPercent: 1, ioStallPercent: 1, steps: 1, freedBytes: 1, storedBytes: 1, listeners: 1,
+                decisions: [decision]))
+        try add(WatchPressureReply(decision: decision))
+        try add(TellPressureReply(listeners: 1))
         return all
     }
 

@@ -6,15 +6,9 @@ import Testing
 /// systemd/backupfs.service as it is shipped, beside a real systemd, with the program just built.
 @Suite(.serialized) struct BackupfsUnitTests {
     @Test func theMountIsThereForEveryoneAndOutlivesACrashButNotAStop() throws {
-        let program = Machine.program("backupfs")
-        guard (try? Files.status(of: program)) != nil else {
-            Machine.lacks("a built backupfs", so: "its unit is not started")
-            return
-        }
+        let stage = try InstalledStage.ofThisBuild()
         // Everything here runs outside the unit: what it sees, anyone sees. Each look at the mount is bounded.
         let script = """
-            set -eu
-            cp \(program) /usr/bin/backupfs
             systemctl start backupfs
             timeout -s KILL 10 mkdir /run/shrinkd/backup/objects/1
             systemctl show -p NFileDescriptorStore backupfs
@@ -27,20 +21,13 @@ import Testing
             systemctl stop backupfs
             systemctl show -p Result backupfs
             grep -c /run/shrinkd/backup /proc/self/mountinfo || echo nothing-mounted
-            stat -c 'store-mode %a' /var/lib/shrinkd/store
+            stat -c 'store-mode %a %U' /var/lib/shrinkd/store
             """
-        let run = try CommandRun(
-            packageRoot + "/Tests/with-systemd/with-systemd",
-            ["-u", packageRoot + "/systemd", "-b", Machine.productsDirectory, "-t", "60", "--", "/bin/bash", "-c", script], seconds: 120)
-        if run.ending == .exited(77) {
-            Machine.lacks(
-                run.said.split(separator: "\n").last.map(String.init) ?? "a systemd for tests", so: "backupfs.service is not started")
-            return
-        }
+        guard let run = try stage.boot(script, lacking: "backupfs.service is not started") else { return }
         #expect(run.ending == .exited(0), "\(run.said)")
         let expected = [
             "NFileDescriptorStore=2", "after-crash 1", "after-restart 1", "same-mount", "Result=success", "nothing-mounted",
-            "store-mode 700",
+            "store-mode 700 shrinkd",
         ]
         for line in expected { #expect(run.said.contains(line + "\n"), "\(line) is missing in: \(run.said)") }
     }

@@ -6,25 +6,7 @@ import Testing
 /// The two units together, as they are shipped, beside a real systemd.
 @Suite(.serialized) struct BothUnitsTests {
     private func run(_ script: String) throws -> CommandRun? {
-        let programs = ["backupfs", "shrinkd", "shrinkctl"]
-        guard programs.allSatisfy({ (try? Files.status(of: Machine.program($0))) != nil }) else {
-            Machine.lacks("built programs", so: "the units are not started together")
-            return nil
-        }
-        let copies = programs.map { "cp \(Machine.program($0)) /usr/bin/\n" }.joined()
-        let run = try CommandRun(
-            packageRoot + "/Tests/with-systemd/with-systemd",
-            [
-                "-u", packageRoot + "/systemd", "-b", Machine.productsDirectory, "-t", "60", "--", "/bin/bash", "-c",
-                "set -eu\n" + copies + script,
-            ],
-            seconds: 120)
-        if run.ending == .exited(77) {
-            Machine.lacks(
-                run.said.split(separator: "\n").last.map(String.init) ?? "a systemd for tests", so: "the units are not started together")
-            return nil
-        }
-        return run
+        try InstalledStage.ofThisBuild().boot(script, lacking: "the units are not started together")
     }
 
     @Test func startingTheEngineBringsTheFileServerAndRestartingThatLosesNothing() throws {

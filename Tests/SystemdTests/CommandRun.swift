@@ -10,10 +10,13 @@ struct CommandRun {
     let ending: ChildProcess.Ending?
     let said: String
 
-    init(_ path: String, _ arguments: [String], seconds: Int32) throws {
+    init(
+        _ path: String, _ arguments: [String], seconds: Int32,
+        environment: [String] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    ) throws {
         let output = try MemoryFile.make("output", size: 0)
         let child = try ChildProcess(
-            path, arguments, environment: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"],
+            path, arguments, environment: environment + ["LC_ALL=C.UTF-8"],
             standardOutput: output.number, standardError: output.number)
         var ending = try child.wait(timeoutMilliseconds: seconds * 1000)
         if ending == nil {

@@ -3,65 +3,77 @@ import SystemPackage
 import TestSupport
 import Testing
 
-@Suite struct UnitFileTests {
-    /// The units in a root of their own, with programs that are only names, and the few units of systemd that any service depends on.
-    private func stage(_ scratch: ScratchDirectory) throws -> String {
-        let root = scratch.file("root")
-        let units = root + "/usr/lib/systemd/system"
-        for directory in [units, root + "/usr/bin", root + "/bin"] { try Files.makeDirectories(directory, mode: 0o755) }
-        for program in ["/usr/bin/shrinkd", "/usr/bin/backupfs", "/bin/sh", "/bin/grep"] {
-            try Files.replaceContents(of: root + program, with: Array("#!/bin/sh\n".utf8), mode: 0o755)
-        }
-        for unit in ["shrinkd.service", "backupfs.service"] {
-            try Files.replaceContents(of: units + "/" + unit, with: Files.contents(of: packageRoot + "/systemd/" + unit))
-        }
-        for unit in ["sysinit.target", "basic.target", "shutdown.target", "multi-user.target"] {
-            guard let text = try? Files.contents(of: "/lib/systemd/system/" + unit) else { continue }
-            try Files.replaceContents(of: units + "/" + unit, with: text)
-        }
-        return root
-    }
+/// The units as `make install` puts them in place.
+@Suite(.serialized) struct UnitFileTests {
+    private static let services = ["shrinkd.service", "backupfs.service"]
+    private static let units = services + ["shrinkd.socket", "shrinkd-pressure.socket", "var-lib-shrinkd-memory.mount"]
 
-    private var hasAnalyze: Bool {
+    /// The installed tree with what the units name besides: programs that are only names, and the units of systemd that any unit depends on.
+    private func stage() throws -> InstalledStage? {
         guard (try? Files.status(of: "/usr/bin/systemd-analyze")) != nil else {
             Machine.lacks("systemd-analyze", so: "the units are not verified")
-            return false
+            return nil
         }
-        return true
+        let stage = try InstalledStage.ofThisBuild()
+        for program in ["/bin/sh", "/bin/grep", "/bin/kill", "/usr/bin/nsenter"] {
+            try Files.makeDirectories(stage.root + program.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }, mode: 0o755)
+            try Files.replaceContents(of: stage.root + program, with: Array("#!/bin/sh\n".utf8), mode: 0o755)
+        }
+        let known = [
+            "sysinit.target", "basic.target", "shutdown.target", "multi-user.target", "sockets.target", "local-fs.target",
+            "local-fs-pre.target", "umount.target", "swap.target", "system.slice", "-.slice", "-.mount",
+        ]
+        for unit in known {
+            guard let text = try? Files.contents(of: "/lib/systemd/system/" + unit) else { continue }
+            try Files.replaceContents(of: stage.root + "/usr/lib/systemd/system/" + unit, with: text)
+        }
+        return stage
     }
 
     @Test func systemdFindsNothingWrongWithTheUnits() throws {
-        guard hasAnalyze else { return }
-        let scratch = try ScratchDirectory()
-        let root = try stage(scratch)
-        let run = try CommandRun(
-            "/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + root, "backupfs.service", "shrinkd.service"], seconds: 60)
+        guard let stage = try stage() else { return }
+        let run = try CommandRun("/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + stage.root] + Self.units, seconds: 60)
         #expect(run.ending == .exited(0))
         #expect(run.said.isEmpty, "\(run.said)")
     }
 
     /// That the test above would see a mistake.
     @Test func aMistypedSettingIsFound() throws {
-        guard hasAnalyze else { return }
-        let scratch = try ScratchDirectory()
-        let root = try stage(scratch)
-        let path = root + "/usr/lib/systemd/system/shrinkd.service"
+        guard let stage = try stage() else { return }
+        let path = stage.root + "/usr/lib/systemd/system/shrinkd.service"
         let text = String(decoding: try Files.contents(of: path), as: UTF8.self)
         try Files.replaceContents(of: path, with: Array(text.replacing("Type=notify", with: "Tpye=notify").utf8))
-        let run = try CommandRun("/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + root, "shrinkd.service"], seconds: 60)
+        let run = try CommandRun(
+            "/usr/bin/systemd-analyze", ["verify", "--man=no", "--root=" + stage.root, "shrinkd.service"], seconds: 60)
         #expect(run.said.contains("'Tpye'"), "\(run.said)")
     }
 
-    @Test(arguments: ["shrinkd.service", "backupfs.service"])
-    func pathsAreLiteralAndTheMountStaysVisible(_ unit: String) throws {
-        let text = String(decoding: try Files.contents(of: packageRoot + "/systemd/" + unit), as: UTF8.self)
+    /// At most 2.0 of 10; systemd-analyze counts in tenths.
+    @Test(arguments: services) func theSandboxIsTight(_ unit: String) throws {
+        guard let stage = try stage() else { return }
+        let run = try CommandRun(
+            "/usr/bin/systemd-analyze", ["security", "--offline=true", "--threshold=20", "--no-pager", "--root=" + stage.root, unit],
+            seconds: 60)
+        #expect(run.ending == .exited(0), "\(run.said)")
+        print(run.said.split(separator: "\n").last { $0.contains("exposure") }.map(String.init) ?? "no verdict")
+    }
+
+    @Test(arguments: services) func settingsThatPromisesDependOnAreThere(_ unit: String) throws {
+        guard let stage = try stage() else { return }
+        let text = String(decoding: try Files.contents(of: stage.root + "/usr/lib/systemd/system/" + unit), as: UTF8.self)
         let settings = text.split(separator: "\n").filter { !$0.hasPrefix("#") }
-        for command in settings where command.hasPrefix("ExecStart=") { #expect(command.hasPrefix("ExecStart=/usr/bin/")) }
-        // Each of these gives the unit a mount namespace, in which its mount is invisible to everyone else (systemd.exec(5)).
-        let hiding = [
-            "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectSystem", "ProtectHome", "ProtectKernel", "ProtectControlGroups",
-            "ReadOnlyPaths",
-        ]
-        for setting in settings { #expect(!hiding.contains { setting.hasPrefix($0) }, "\(setting)") }
+        #expect(!text.contains("@BINDIR@") && !text.contains("@LIBEXECDIR@"))
+        for wanted in [
+            "User=shrinkd", "StartLimitIntervalSec=0", "Restart=on-failure", "OOMScoreAdjust=-900", "LimitMEMLOCK=infinity", "Type=notify",
+        ] {
+            #expect(settings.contains { $0 == wanted }, "\(wanted) is missing")
+        }
+        for wanted in ["WatchdogSec=", "MemoryMin=", "FileDescriptorStoreMax="] {
+            #expect(settings.contains { $0.hasPrefix(wanted) }, "\(wanted) is missing")
+        }
+        // Peers' uids would all read 65534; /proc/meminfo would be gone; a limit would count what clients have in memory.
+        for never in ["PrivateUsers=", "ProcSubset=", "MemoryMax=", "MemoryHigh="] {
+            #expect(!settings.contains { $0.hasPrefix(never) }, "\(never)")
+        }
     }
 }

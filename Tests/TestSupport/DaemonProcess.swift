@@ -23,7 +23,11 @@ public final class DaemonProcess {
     private var isRunning = true
 
     /// Starts it and waits until both parts serve. Without `store` the store is on the machine's disk, beside the runtime directory.
-    public init(store: String? = nil, arguments: [String] = []) throws {
+    ///
+    /// Pressure is off unless `environment` says otherwise: what else the machine does must not move pages in the midst of a test.
+    public init(
+        store: String? = nil, arguments: [String] = [], environment: [String] = ["SHRINKD_PRESSURE=off"], group: MemoryGroup? = nil
+    ) throws {
         scratch = try ScratchDirectory()
         runtimeDirectory = scratch.file("run")
         storeDirectory = store ?? scratch.file("store")
@@ -32,9 +36,13 @@ public final class DaemonProcess {
         let inheritance = ChildInheritance(notifySocket: notify.path, store: DescriptorStore(limit: 1))
         // Appending: three processes write to one log.
         let appending = try Files.open("/proc/self/fd/\(log.number)", [.writeOnly, .append])
+        // `group`: the memory cgroup that all three are in from their first instruction.
+        let enter = group.map { "echo $$ >\($0.path)/cgroup.procs; " } ?? ""
         keeper = try ChildProcess(
-            Machine.program("shrinkd"), ["--runtime-dir", runtimeDirectory, "--store", storeDirectory] + arguments,
-            environment: inheritance.environment, standardError: appending.number)
+            "/bin/sh",
+            ["-c", enter + "exec \"$@\"", "sh", Machine.program("shrinkd"), "--runtime-dir", runtimeDirectory, "--store", storeDirectory]
+                + arguments,
+            environment: inheritance.environment + environment, standardError: appending.number)
         do { try waitUntilReady() } catch {
             tearDown()
             throw error
@@ -94,6 +102,7 @@ public final class DaemonProcess {
     }
 
     public func terminate() { keeper.signal(SIGTERM) }
+    public func hangUp() { keeper.signal(SIGHUP) }
 
     /// SIGTERM unless it was sent, and waits for the end.
     @discardableResult

@@ -93,7 +93,7 @@ import Testing
         #expect(parameter(#"{"other":7}"#) == .invalidParameter("other"))
     }
 
-    @Test func headersAreCheckedAsTheSpecificationSays() {
+    @Test func headersAreCheckedAsTheSpecificationSays() throws {
         func fault(_ text: String) -> HeaderFault? {
             do throws(HeaderFault) {
                 _ = try CallHeader(parsing: Array(text.utf8))
@@ -101,6 +101,7 @@ import Testing
             } catch { return error }
         }
         #expect(fault(#"{"method":"a.b.C"}"#) == nil)
+        #expect(try CallHeader(parsing: Array(#"{"method":"a.\u0062.\u0043"}"#.utf8)).method == "a.b.C")
         #expect(fault(#"{"method":"a.b.C","parameters":null,"more":null,"oneway":false}"#) == nil)
         #expect(fault(#"{"method":"a.b.C","org.example":{"any":1}}"#) == nil)
         #expect(fault(#"{"method":"a.b.C","extra":1}"#) == .unknownMember("extra"))

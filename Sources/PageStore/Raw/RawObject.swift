@@ -1,4 +1,3 @@
-import Glibc
 public import ShrinkLinux
 public import SystemPackage
 
@@ -137,7 +136,7 @@ public final class RawObject: StoredObject {
                 // SEEK_DATA takes the inode's lock (tmpfs, ext4, btrfs; XFS takes it for reading itself).
                 guard let info = try self.page(index) else { return nil }
                 guard try fill(again, at: start) else { return nil }
-                guard memcmp(page.baseAddress!, again.baseAddress!, basePageSize) == 0 else { continue }
+                guard haveEqualBytes(page, again) else { continue }
                 // It may have been punched meanwhile, and a hole reads as zeros: those must not pass for its content.
                 return try self.page(index) == nil ? nil : info
             }

@@ -342,7 +342,11 @@ extension Engine {
             placeZeros(fault, count: 1, server)
             return
         }
-        state.withLock { $0.damagedPages += 1 }
+        state.withLock { state in
+            // An explicit recover that meets the page again counts on from here.
+            if let slot = state.objects.slot(of: object.id) { state.change(slot) { $0.damagedPages += 1 } }
+            state.damagedPages += 1
+        }
         logger.error(
             "a page that a client touched can't be had; the client gets SIGBUS",
             metadata: ["object": "\(object.id.rawValue)", "page": "\(page - object.firstPage)", "error": "\(error)"])
