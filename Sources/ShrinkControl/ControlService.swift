@@ -114,6 +114,7 @@ public final class ControlService: VarlinkInterface {
                 for feature in touchFeatures {
                     reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
                 }
+                reply.features["pool_memory"] = Self.poolMemory(engine.stalledPools())
                 if !caller.isAdministrator {
                     // The sums of what the caller sees; how the backup stands is everybody's business.
                     let pools = engine.pools().filter { caller.sees($0) }

@@ -43,6 +43,15 @@ extension ControlService {
         return VarlinkReply()
     }
 
+    /// Whether every pool's memory can be moved.
+    static func poolMemory(_ stalled: [(pool: PoolID, name: String, nanoseconds: UInt64)]) -> WireFeature {
+        if stalled.isEmpty { return WireFeature(available: true, reason: nil) }
+        let names = stalled.map { "pool \($0.pool.rawValue) (\($0.name)) for \($0.nanoseconds / 1_000_000_000) s" }.joined(separator: ", ")
+        return WireFeature(
+            available: false,
+            reason: "a process holds the memory file in the middle of a write to it: \(names); nothing of it moves until that process ends")
+    }
+
     /// Who holds this device open makes userfaultfds that also tell the faults of system calls, a right that the machine's owner gave to few: it is passed on to root
     /// and to the daemon's own user only. Others open it themselves, if they may.
     func openUserfaultDevice(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {

@@ -26,6 +26,9 @@ public final class Engine: Sendable {
         public var cgroupReserve = ByteCount.mebibytes(4)
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
+        /// Clients have the pools' memory files and may do with them what they like: calls that such a client can make wait for ever are made on threads of
+        /// each pool's own. It costs two switches of threads a run.
+        public var clientsAreStrangers = false
 
         public init() {}
     }
@@ -81,7 +84,9 @@ public final class Engine: Sendable {
             return PoolID(rawValue: state.nextPool)
         }
         // Made outside the lock; the name is checked once more when it goes in.
-        let pool = try Pool(id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup)
+        let pool = try Pool(
+            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup,
+            isGuarded: configuration.clientsAreStrangers)
         try state.withLock { state throws(EngineError) in
             try state.checkFree(name, owner)
             state.pools[id] = pool

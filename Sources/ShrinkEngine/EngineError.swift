@@ -60,6 +60,18 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
 }
 
 extension EngineError {
+    /// An errno from a call on a pool's memory file.
+    static func poolFile(_ action: String, _ error: Errno) -> EngineError {
+        switch error {
+        case .resourceBusy, .timedOut:
+            EngineError(
+                .busy,
+                "\(action): the pool is stalled, for a process holds its memory file in the middle of a write to it from memory that is missing; end that process",
+                errno: error)
+        default: EngineError(.system, action, errno: error)
+        }
+    }
+
     /// An errno from the backup directory.
     static func backup(_ action: String, _ error: Errno) -> EngineError {
         switch error {

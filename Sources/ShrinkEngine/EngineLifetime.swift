@@ -14,7 +14,7 @@ extension Engine {
         let backup = backup ?? self.backup
         let ledger = try Ledger(reopening: ledgerFile)
         let id = ledger.pool
-        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup)
+        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup, isGuarded: configuration.clientsAreStrangers)
         var report = HealingReport()
         var live: Set<UInt32> = []
         var highest: UInt32 = 0

@@ -38,9 +38,15 @@ extension Engine {
             }
         }
         let (first, record) = try place.get()
+        let giveBack: @Sendable () -> Void = { [self] in
+            state.withLock { _ in
+                pool.allocator.release(first: first, count: count)
+                pool.giveBackRecord(record)
+            }
+        }
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
-            try clean(pool, first, count)
+            try clean(pool, first, count, giveBack: giveBack)
             let id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
@@ -64,21 +70,19 @@ extension Engine {
             }
             return try object(id)
         } catch {
-            state.withLock { state in
-                pool.allocator.release(first: first, count: count)
-                pool.giveBackRecord(record)
-            }
+            // A range that is being cleaned by a call that is stuck comes back when that ends.
+            if error.errno != .timedOut { giveBack() }
             throw error
         }
     }
 
     /// What an earlier object left in the range goes: a new object reads as zeros.
-    private func clean(_ pool: Pool, _ first: Int, _ count: Int) throws(EngineError) {
+    private func clean(_ pool: Pool, _ first: Int, _ count: Int, giveBack: @escaping @Sendable () -> Void) throws(EngineError) {
         do throws(Errno) {
-            let freed = try pool.file.freePages(first: first, count: count)
+            let freed = try pool.file.freePages(first: first, count: count, afterwards: giveBack)
             state.withLock { state in state.addReady(-freed, to: pool) }
         } catch {
-            throw EngineError(.system, "cleaning a recycled range of \(pool.id) failed", errno: error)
+            throw .poolFile("cleaning a recycled range of \(pool.id) failed", error)
         }
     }
 
@@ -136,7 +140,10 @@ extension Engine {
             return (object, try state.pool(PoolID(rawValue: object.pool)))
         }
         let count = Int(object.pageCount)
-        let resident = (try? pool.file.residentPages(first: Int(object.firstPage), count: count)) ?? 0
+        // Of a pool that is stalled only the words tell.
+        let resident =
+            (try? pool.file.residentPages(first: Int(object.firstPage), count: count))
+            ?? max(0, count - Int(object.zeroPages) - Int(object.backedUpPages))
         let record = pool.ledger.record(Int(object.record))
         let pages = PageCounts(
             resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),

@@ -120,14 +120,26 @@ extension Engine {
         }
         var freed = 0
         var failure: EngineError?
-        for block in batch where freed < limit {
-            do throws(Errno) { freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed) } catch {
-                failure = EngineError(.system, "freeing ready blocks of \(pool.id) failed", errno: error)
+        // A block whose call is stuck comes back when that ends.
+        var stuck: Int?
+        for (i, block) in batch.enumerated() where freed < limit && stuck == nil {
+            let giveBack: @Sendable () -> Void = { [self] in
+                state.withLock { _ in
+                    pool.allocator.release(first: block.first, count: block.count)
+                    pool.blocksOut -= 1
+                }
+                state.notifyAll()
+            }
+            do throws(Errno) {
+                freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed, afterwards: giveBack)
+            } catch {
+                failure = .poolFile("freeing ready blocks of \(pool.id) failed", error)
+                if error == .timedOut { stuck = i }
             }
         }
-        state.withLock { state in
-            for block in batch { pool.allocator.release(first: block.first, count: block.count) }
-            pool.blocksOut -= batch.count
+        state.withLock { [freed, stuck] state in
+            for (i, block) in batch.enumerated() where i != stuck { pool.allocator.release(first: block.first, count: block.count) }
+            pool.blocksOut -= batch.count - (stuck == nil ? 0 : 1)
             state.addReady(-freed, to: pool)
         }
         if !batch.isEmpty { state.notifyAll() }

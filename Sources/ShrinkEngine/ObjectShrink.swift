@@ -10,7 +10,7 @@ import SystemPackage
 /// One object's memory, words and backup, while its reservation is held.
 struct ReservedObject {
     let id: ObjectID
-    let poolFile: SharedDescriptor
+    let poolFile: PoolFile
     let firstPage: Int
     let table: PageTable
     let backup: any Backup
@@ -96,8 +96,8 @@ extension ReservedObject {
         _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
     ) throws(EngineError) -> EngineError? {
         let claim = touch.claim(poolPages(run), .copyingOut)
-        var ending = PoolTouch.Ending.writable
-        defer { touch.end(claim, ending) }
+        var ending: PoolTouch.Ending? = .writable
+        defer { if let ending { touch.end(claim, ending) } }
         // A process that changes its mappings all the time keeps its pages.
         guard touch.protect(poolPages(run)) else { return nil }
         try at(.afterProtect, run.lowerBound)
@@ -118,9 +118,17 @@ extension ReservedObject {
             let safe = run.lowerBound..<run.lowerBound + done
             try setWords(safe, hot, staging, &outcome)
             try at(.afterWords, run.lowerBound)
-            try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
-                try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound)
-                outcome.freedPages += pages.count
+            do throws(EngineError) {
+                try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
+                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound) { [touch] in
+                        touch.end(claim, .protected)
+                    }
+                    outcome.freedPages += pages.count
+                }
+            } catch {
+                // The memory may still go at any moment: until it is gone nobody may have the pages.
+                if error.errno == .timedOut { ending = nil }
+                throw error
             }
             ending = .writable
             try at(.afterFree, run.lowerBound)
@@ -136,12 +144,14 @@ extension ReservedObject {
     func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
         guard page < pageCount else { return nil }
         do throws(Errno) {
-            let end = poolOffset(pageCount)
-            guard let data = try Files.nextData(poolFile.number, from: poolOffset(page)), data < end else { return nil }
-            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
-            return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+            let (start, end, firstPage) = (poolOffset(page), poolOffset(pageCount), firstPage)
+            return try poolFile.locked { (number) throws(Errno) -> Range<Int>? in
+                guard let data = try Files.nextData(number, from: start), data < end else { return nil }
+                let hole = try Files.endOfData(number, from: data, limit: end)
+                return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+            }
         } catch {
-            throw EngineError(.system, "finding the resident pages of \(id) failed", errno: error)
+            throw .poolFile("finding the resident pages of \(id) failed", error)
         }
     }
 
@@ -224,11 +234,12 @@ extension ReservedObject {
         }
     }
 
-    func free(_ pages: Range<Int>) throws(EngineError) {
+    func free(_ pages: Range<Int>, afterwards: (@Sendable () -> Void)? = nil) throws(EngineError) {
         do throws(Errno) {
-            try Files.punch(poolFile.number, at: poolOffset(pages.lowerBound), length: pages.count * basePageSize)
+            let (offset, length) = (poolOffset(pages.lowerBound), pages.count * basePageSize)
+            try poolFile.locked(afterwards: afterwards) { (number) throws(Errno) in try Files.punch(number, at: offset, length: length) }
         } catch {
-            throw EngineError(.system, "freeing pages of \(id) in the pool failed; they are in the backup", errno: error)
+            throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }
     }
 }

@@ -46,7 +46,7 @@ extension Engine {
         do throws(Errno) {
             _ = try reserved.poolFile.freePages(first: reserved.firstPage, count: reserved.pageCount)
         } catch {
-            throw EngineError(.system, "clearing the given-up content of \(reserved.id) failed", errno: error)
+            throw .poolFile("clearing the given-up content of \(reserved.id) failed", error)
         }
         if object.backedUpPages > 0 { try reserved.dropEverything() }
         reserved.table.clear()

@@ -5,19 +5,35 @@ import SystemPackage
 ///
 /// Reading the pool with pread into it, instead of through a mapping, keeps holes holes.
 final class Staging: @unchecked Sendable {
-    // Sendable: one worker owns it at a time.
-    private let memory: MappedMemory
+    /// What a call reads or writes; one that is stuck keeps it.
+    final class Block: Sendable {
+        private let memory: MappedMemory
 
-    init() throws(EngineError) {
-        do throws(Errno) { memory = try MappedMemory(anonymous: EngineLimits.runPages * basePageSize, populated: true) } catch {
-            throw EngineError(.outOfMemory, "no memory for a copy buffer of 1 MiB", errno: error)
+        init() throws(EngineError) {
+            do throws(Errno) { memory = try MappedMemory(anonymous: EngineLimits.runPages * basePageSize, populated: true) } catch {
+                throw EngineError(.outOfMemory, "no memory for a copy buffer of 1 MiB", errno: error)
+            }
+        }
+
+        @inline(__always)
+        func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+            precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
+            return UnsafeMutableRawBufferPointer(start: memory.base + range.lowerBound * basePageSize, count: range.count * basePageSize)
         }
     }
 
+    // Sendable: one worker owns it at a time.
+    private(set) var block: Block
+
+    init() throws(EngineError) { block = try Block() }
+
     @inline(__always)
-    func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
-        precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
-        return UnsafeMutableRawBufferPointer(start: memory.base + range.lowerBound * basePageSize, count: range.count * basePageSize)
+    func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer { block.pages(range) }
+
+    /// The buffer is left to a call that is stuck. Without memory for another one the program can't go on copying.
+    func replace() {
+        guard let next = try? Block() else { fatalError("no memory for a copy buffer of 1 MiB") }
+        block = next
     }
 }
 

@@ -1,4 +1,5 @@
 import CShrinkLinux
+import Glibc
 public import SystemPackage
 
 extension ThisProcess {
@@ -16,5 +17,15 @@ extension ThisProcess {
             if let number = Int32(entry), (try? Files.contents(of: "/proc/self/task/\(entry)/comm")) == wanted { found.append(number) }
         }
         return found
+    }
+
+    /// Runs `body` in a child that is a copy of this process and ends with what it returns; returns the child's exit status, or nil if a signal ended it.
+    /// For programs of one thread: nothing else of the process lives on in the child. The corresponding C functions are `fork` and `waitpid`.
+    public static func inForkedChild(_ body: () -> Int32) throws(Errno) -> Int32? {
+        let child = try check(shl_fork())
+        if child == 0 { _exit(body()) }
+        var status: CInt = 0
+        try retrying { waitpid(child, &status, 0) }
+        return status & 0x7f == 0 ? (status >> 8) & 0xff : nil
     }
 }

@@ -11,3 +11,6 @@ static inline int shl_place_thread(int thread, int processor) {
     if (processor >= 0) mask[processor / 64 % 16] = 1ul << (processor % 64);
     return (int)syscall(SYS_sched_setaffinity, thread, sizeof mask, mask);
 }
+
+// fork(2), which Swift's Glibc module hides: for a program of one thread whose child does little.
+static inline int shl_fork(void) { return fork(); }

@@ -146,6 +146,13 @@ extension Engine {
         pool.touch.remove(id)
     }
 
+    /// Pools whose memory file a client holds in the middle of a write, and for how long; only where clients are strangers.
+    public func stalledPools() -> [(pool: PoolID, name: String, nanoseconds: UInt64)] {
+        state.withLock { Array($0.pools.values) }.compactMap { pool in
+            pool.file.stalledNanoseconds.map { (pool: pool.id, name: pool.name, nanoseconds: $0) }
+        }
+    }
+
     /// What recover on touch did since the start.
     public var touchCounts: TouchCounts { faultServer.counters.counts }
 
