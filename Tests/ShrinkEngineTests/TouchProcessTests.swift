@@ -122,7 +122,13 @@ import Testing
                 // Let it be in the middle of something.
                 let before = engine.touchCounts.faults
                 let limit = MonotonicTime.now().advanced(milliseconds: 10_000)
-                while engine.touchCounts.faults < before + 20 * round, MonotonicTime.now() < limit { usleep(500) }
+                while engine.touchCounts.faults < before + 20 * round, MonotonicTime.now() < limit {
+                    if let ending = try victim.process.wait(timeoutMilliseconds: 1) {
+                        stop.withLock { $0 = true }
+                        #expect(Bool(false), "the victim ended by itself: \(ending), \(engine.touchCounts)")
+                        return
+                    }
+                }
                 try victim.kill()
                 good.send("s")
                 #expect(try good.answer() == "=", "round \(round)")

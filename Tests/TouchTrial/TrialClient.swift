@@ -48,7 +48,8 @@ func runClient(_ arguments: [String]) {
             case UInt8(ascii: "k"):
                 var value: UInt8 = 0
                 while true {
-                    for page in 0..<count { object[page * basePageSize] = value }
+                    // Through its owner, which would otherwise end before a loop that doesn't.
+                    for page in first..<first + count { memory.bytes[page * basePageSize] = value }
                     value &+= 1
                 }
             default: exit(64)
