@@ -56,7 +56,9 @@ let package = Package(
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
         room("ShrinkEngine", ["ShrinkLinux", logging, system]),
         room("ShrinkPressure", ["ShrinkLinux", system]),
-        room("ShrinkControl", ["ShrinkEngine", "ShrinkPressure", "ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        room(
+            "ShrinkControl",
+            ["ServiceSupport", "ShrinkEngine", "ShrinkPressure", "ShrinkLinux", "ShrinkProtocol", "Varlink", system, logging]),
         room("ShrinkKeeper", ["ServiceSupport", "ShrinkLinux", system, logging]),
 
         // Programs: they only wire.
@@ -102,10 +104,15 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "backupfs", "shrinkctl", "shrinkd",
-                system,
+                "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", "backupfs",
+                "shrinkctl",
+                "shrinkd", "survivor", system,
             ]),
-        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", system]),
+        // A client that is right to the end whatever is killed under it.
+        .executableTarget(
+            name: "survivor", dependencies: ["ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", system],
+            path: "Tests/Survivor", swiftSettings: strict),
+        tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", "survivor", system]),
         // A workload for the packed store: done by a program that is killed, and by one that measures.
         .target(
             name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",

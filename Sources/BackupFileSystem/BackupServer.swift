@@ -165,7 +165,7 @@ public enum BackupServer {
             while true {
                 let isOver = try !epoll.wait(timeoutMilliseconds: CInt(clamping: starter.beatMilliseconds ?? -1)).isEmpty
                 if isOver { return }
-                if session.ending == nil { starter.beat() }
+                if session.ending == nil, session.isServing() { starter.beat() }
             }
         } catch {
             // Unable to wait, the server can't be asked to stop either: it stops now.

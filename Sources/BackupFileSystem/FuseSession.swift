@@ -39,6 +39,10 @@ final class FuseSession: Sendable {
     /// The `unique` of the FUSE_INIT whose reply is to be edited or, when replayed, swallowed; 0 once that is done.
     private let pendingInit = Atomic<UInt64>(0)
     private let isReplay = Atomic<Bool>(false)
+    /// Requests in the threads' hands, and requests that they are done with.
+    private let inHand = Atomic<Int>(0)
+    private let answered = Atomic<Int>(0)
+    private let answeredAtLastLook = Atomic<Int>(-1)
     private let offered = Atomic<UInt64>(0)
     // libfuse's session is used from several threads, as its own multi-threaded loop does.
     nonisolated(unsafe) private let session: OpaquePointer
@@ -122,6 +126,13 @@ final class FuseSession: Sendable {
         }
     }
 
+    /// True if a thread waits for requests, or some request was answered since the last look.
+    func isServing() -> Bool {
+        let now = answered.load(ordering: .relaxed)
+        let before = answeredAtLastLook.exchange(now, ordering: .relaxed)
+        return inHand.load(ordering: .relaxed) < Self.threadCount || now != before
+    }
+
     var ending: Ending? { state.withLock { $0.ending } }
 
     // MARK: Serving
@@ -136,7 +147,10 @@ final class FuseSession: Sendable {
         while !isStopping.load(ordering: .sequentiallyConsistent) {
             do throws(Errno) {
                 let count = try FuseDevice.read(device.number, into: worker.requestBuffer)
+                inHand.add(1, ordering: .relaxed)
                 process(worker, count)
+                answered.add(1, ordering: .relaxed)
+                inHand.subtract(1, ordering: .relaxed)
             } catch {
                 switch error {
                 // Interrupted to stop, withdrawn by its caller, taken by another thread.

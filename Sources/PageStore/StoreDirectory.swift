@@ -63,7 +63,7 @@ public struct StoreDirectory: ~Copyable, Sendable {
         switch error {
         case .noSuchFileOrDirectory: StoreError(.missing, "the store directory \(path) does not exist; make it with: mkdir -m 700 \(path)")
         case .notDirectory: StoreError(.foreign, "\(path) is not a directory; give a directory for the store")
-        case .permissionDenied: StoreError(.system, "no permission to open \(path); run as its owner or give another directory")
+        case .permissionDenied: StoreError(.readOnly, "no permission to open \(path); run as its owner or give another directory")
         default: StoreError(.system, "cannot open \(path)", errno: error)
         }
     }

@@ -25,18 +25,21 @@ public struct Notifier: Sendable {
     }
 
     /// Shutdown has begun.
-    public func stopping(status: String? = nil) throws(Errno) { try send(["STOPPING=1"] + Self.statusLine(status)) }
+    public func stopping(status: String? = nil) throws(Errno) { try send(["STOPPING=1"] + Self.statusLine(status), [], .mayBeMissed) }
 
     /// One line for `systemctl status`.
-    public func status(_ text: String) throws(Errno) { try send(Self.statusLine(text)) }
+    public func status(_ text: String) throws(Errno) { try send(Self.statusLine(text), [], .mayBeMissed) }
 
     /// Asks for so much more time to start or stop (EXTEND_TIMEOUT_USEC=), and says why.
     public func extendTimeout(seconds: Int, status: String) throws(Errno) {
-        try send(["EXTEND_TIMEOUT_USEC=\(seconds * 1_000_000)"] + Self.statusLine(status))
+        try send(["EXTEND_TIMEOUT_USEC=\(seconds * 1_000_000)"] + Self.statusLine(status), [], .mayBeMissed)
     }
 
+    /// As above, without a word why.
+    public func extendTimeout(microseconds: UInt64) throws(Errno) { try send(["EXTEND_TIMEOUT_USEC=\(microseconds)"], [], .mayBeMissed) }
+
     /// The work goes on (WatchdogSec=). Send it only when the threads that do the work made progress.
-    public func watchdog() throws(Errno) { try send(["WATCHDOG=1"]) }
+    public func watchdog() throws(Errno) { try send(["WATCHDOG=1"], [], .mayBeMissed) }
 
     /// Gives descriptors to the starter to keep over a restart; they come back through `InheritedDescriptors` under `name`.
     ///
@@ -69,9 +72,14 @@ public struct Notifier: Sendable {
         return ["STATUS=" + text.replacing("\n", with: " ")]
     }
 
-    private func send(_ lines: [String], _ descriptors: [CInt] = []) throws(Errno) {
+    /// What a starter may miss must not wait for one that does not read: the queue of its socket has few places, and a keeper that waits there keeps
+    /// nobody alive.
+    private enum Importance { case mayBeMissed, mustArrive }
+
+    private func send(_ lines: [String], _ descriptors: [CInt] = [], _ importance: Importance = .mustArrive) throws(Errno) {
         guard let socketPath else { return }
         let socket = try UnixSocket.connect(socketPath, .datagram)
+        if importance == .mayBeMissed { try UnixSocket.setNonBlocking(socket.number) }
         let bytes = Array(lines.joined(separator: "\n").utf8)
         _ = try bytes.withBytes { (buffer) throws(Errno) in
             try UnixSocket.send(socket.number, buffer, descriptors: descriptors)

@@ -2,15 +2,19 @@ public import ShrinkLinux
 public import ShrinkProtocol
 import Varlink
 
-/// A connection to shrinkd.
+/// A connection to shrinkd that outlives the daemon's engine.
 ///
 /// Caveats first:
-/// - Pins belong to the connection. When it ends, for whatever reason, all of its objects may go out and their memory must not be used.
+/// - Pins belong to the client's session. When the client is closed, or gives up a call, all of its objects may go out and their memory must not
+///   be used.
 /// - Use an object's range of the pool's memory only while the object is pinned.
+/// - If the engine dies, or is restarted, this client connects again by itself, also while no call is under way, and has its pools and pins back;
+///   calls wait meanwhile and go on. If the daemon was stopped and started, they are gone: then every call fails with `sessionLost`.
 /// - Each blocking method has an async twin that waits on a thread of the client's own. Calls go one after the other.
 /// - A cancelled or timed-out call ends the connection, and with it the pins.
 public final class ShrinkdClient: Sendable {
-    private let client: VarlinkClient
+    private let link: Link
+    private let thread = ClientThread()
     private let timeoutMilliseconds: UInt64
 
     /// Connects.
@@ -19,37 +23,55 @@ public final class ShrinkdClient: Sendable {
     ///   - timeoutMilliseconds: for calls that move no pages; those that do (pin, shrink, recover) take as long as they need.
     public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
         self.timeoutMilliseconds = timeoutMilliseconds
-        do throws(TransportError) { client = try VarlinkClient(path: SocketLocation.find(explicit: path)) } catch {
+        do throws(TransportError) {
+            link = try Link(path: SocketLocation.find(explicit: path), timeoutMilliseconds: timeoutMilliseconds)
+        } catch {
             throw ShrinkdError(error)
         }
     }
 
+    deinit {
+        link.close()
+        thread.finish()
+    }
+
     /// Ends the connection and every pin of it.
-    public func close() { client.close() }
+    public func close() { link.close() }
+
+    /// How often this client has come back to a new engine.
+    public var reconnections: Int { link.reconnections }
 
     /// One call, blocking.
     public func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P) throws(ShrinkdError) -> R {
-        do throws(VarlinkFailure) {
-            return try client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)).decode(R.self)
-        } catch {
-            throw ShrinkdError(error)
-        }
+        try Self.decode(try link.call(method, parameters, timeout(method.member)))
     }
 
     /// One call.
     public func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P) async throws(ShrinkdError) -> R {
-        do throws(VarlinkFailure) {
-            return try await client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)).decode(R.self)
-        } catch {
-            throw ShrinkdError(error)
+        let (link, timeout) = (link, timeout(method.member))
+        let result: Result<R, ShrinkdError> = await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                thread.run {
+                    continuation.resume(
+                        returning: Result { () throws(ShrinkdError) in try Self.decode(try link.call(method, parameters, timeout)) })
+                }
+            }
+        } onCancel: {
+            link.cancel()
         }
+        return try result.get()
     }
 
-    /// A series of replies, each given to `body` in order, the last one included; blocking. `.stop` ends the connection.
+    private static func decode<R: Decodable>(_ reply: ClientReply) throws(ShrinkdError) -> R {
+        do throws(VarlinkFailure) { return try reply.decode(R.self) } catch { throw ShrinkdError(error) }
+    }
+
+    /// A series of replies, each given to `body` in order, the last one included; blocking. `.stop` ends the connection. A series is not begun again
+    /// when the engine dies: then `disconnected` is thrown, and the next call goes on.
     public func series<P, R>(
         _ method: WireMethod<P, R>, _ parameters: P, _ body: (R, _ continues: Bool) -> SeriesContinuation
     ) throws(ShrinkdError) {
-        do throws(VarlinkFailure) {
+        try link.seriesOfReplies { (client) throws(VarlinkFailure) in
             try client.callMore(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)) {
                 (reply) throws(VarlinkFailure) in
                 switch body(try reply.decode(R.self), reply.continues) {
@@ -57,27 +79,22 @@ public final class ShrinkdClient: Sendable {
                 case .stop: .stop
                 }
             }
-        } catch {
-            throw ShrinkdError(error)
         }
     }
 
-    /// A series of replies. The next is read when it is asked for; a consumer that leaves early ends the connection.
+    /// A series of replies. The next is read when it is asked for; a consumer that leaves early ends the connection. It is not begun again when the
+    /// engine dies.
     public func series<P, R>(_ method: WireMethod<P, R>, _ parameters: P) -> ReplySeries<R> {
-        ReplySeries(replies: client.replies(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)))
+        ReplySeries(replies: link.client.replies(method.fullName, parameters, timeoutMilliseconds: timeout(method.member)))
     }
 
     /// One call whose reply brings a descriptor, blocking. `index` tells which field names it.
     public func call<P, R>(
         _ method: WireMethod<P, R>, _ parameters: P, descriptor index: (R) -> Int
     ) throws(ShrinkdError) -> DescriptorReply<R> {
-        do throws(VarlinkFailure) {
-            let reply = try client.call(method.fullName, parameters, timeoutMilliseconds: timeout(method.member))
-            let decoded = try reply.decode(R.self)
-            if let descriptor = reply.descriptors.take(index(decoded)) { return DescriptorReply(reply: decoded, descriptor: descriptor) }
-        } catch {
-            throw ShrinkdError(error)
-        }
+        let reply = try link.call(method, parameters, timeout(method.member))
+        let decoded: R = try Self.decode(reply)
+        if let descriptor = reply.descriptors.take(index(decoded)) { return DescriptorReply(reply: decoded, descriptor: descriptor) }
         throw ShrinkdError(
             .protocolViolation, "shrinkd's reply to \(method.member) lacks its descriptor; the process may have too many open")
     }
@@ -85,7 +102,7 @@ public final class ShrinkdClient: Sendable {
     /// One call that takes descriptors along, blocking. The parameters name them by index.
     func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P, passing descriptors: [SharedDescriptor]) throws(ShrinkdError) -> R {
         do throws(VarlinkFailure) {
-            return try client.call(method.fullName, parameters, descriptors: descriptors, timeoutMilliseconds: timeout(method.member))
+            return try link.client.call(method.fullName, parameters, descriptors: descriptors, timeoutMilliseconds: timeout(method.member))
                 .decode(R.self)
         } catch {
             throw ShrinkdError(error)

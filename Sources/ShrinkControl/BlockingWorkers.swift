@@ -3,12 +3,14 @@ import SystemPackage
 
 /// Threads for the engine's calls, which block, so that the cooperative pool never does.
 ///
-/// There are three lanes, by what a call may wait for: one that waits for the slow kind must not hold up the quick kind. A shrink may last
+/// There are four lanes, by what a call may wait for: one that waits for the slow kind must not hold up the quick kind. A shrink may last
 /// minutes; Unpin and the end of a connection must get through meanwhile.
 final class BlockingWorkers: Sendable {
     enum Lane: Int, CaseIterable {
         /// Memory alone.
         case bookkeeping
+        /// A look at the backup that is given up after a while.
+        case looking
         /// One operation of the backup, or an object that another operation has.
         case backup
         /// A whole shrink or recover.
@@ -17,6 +19,7 @@ final class BlockingWorkers: Sendable {
         var threads: Int {
             switch self {
             case .bookkeeping: 1
+            case .looking: 2
             case .backup: 4
             // Of the engine's four concurrent copies, two are left for pins and reads.
             case .reclaim: 2
@@ -75,6 +78,20 @@ final class BlockingWorkers: Sendable {
             }
             if accepted { queue.notifyAll() } else { continuation.resume(returning: nil) }
         }
+    }
+
+    /// True if a thread of the lane did an empty job within the time: calls of that kind are answered.
+    func answers(_ lane: Lane, withinMilliseconds patience: UInt64) -> Bool {
+        let queue = queues[lane.rawValue]
+        let done = Monitor(false)
+        queue.withLock {
+            $0.jobs.append {
+                done.withLock { $0 = true }
+                done.notifyAll()
+            }
+        }
+        queue.notifyAll()
+        return done.wait(deadline: .now().advanced(milliseconds: patience)) { $0 ? true : nil } ?? false
     }
 
     /// Ends the threads after what is queued. Blocks until then.

@@ -16,34 +16,56 @@ public final class ControlService: VarlinkInterface {
 
     let engine: Engine
     let version: String
-    let sessions = Sessions()
+    let sessions: Sessions
+    let survival: Survival
     /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
     let touchFeatures = Engine.touchSupport()
+    let mappings = ConnectionMappings()
     let workers: BlockingWorkers
+    let watch: BackupWatch
     /// Nil where nobody looks for pressure.
     let pressure: PressureMonitor?
+    private let grace: SessionGrace?
 
-    /// `version` is what Status tells.
-    public init(engine: Engine, version: String, pressure: PressureMonitor? = nil) throws(Errno) {
+    /// `version` is what Status tells. `survival` has given the engine its pools already; pins that the last engine's clients had are held from now on.
+    public init(
+        engine: Engine, version: String, survival: Survival, pressure: PressureMonitor? = nil,
+        graceMilliseconds: UInt64 = ControlService.sessionGraceMilliseconds
+    ) throws(Errno) {
         self.engine = engine
         self.pressure = pressure
         self.version = version
+        self.survival = survival
+        sessions = Sessions(survival.state)
         workers = try BlockingWorkers()
+        watch = try BackupWatch(engine)
+        grace = try Self.holdPins(of: sessions, engine, graceMilliseconds)
     }
 
     /// Pools whose memory an open connection was given: their users still need what is in them.
     public var heldPools: [PoolID] { sessions.heldPools.sorted() }
 
+    /// True if calls that wait for nothing but memory are answered: those for the backup may well wait for its server, and that is no fault of this one.
+    public func isResponsive(withinMilliseconds patience: UInt64) -> Bool {
+        workers.answers(.bookkeeping, withinMilliseconds: patience)
+    }
+
     /// Ends the service's threads. Call it after the server's `run` has returned.
-    public func finish() { workers.finish() }
+    public func finish() {
+        grace?.finish()
+        workers.finish()
+    }
 
     public func answer(_ call: VarlinkCall) async throws(VarlinkError) -> VarlinkReply {
-        beginSession(call.connection)
         do throws(ControlError) {
             // One method alone takes descriptors.
             if call.descriptors.count > 0, call.member != Methods.registerMapping.member { throw ControlError.parameter("fileDescriptors") }
+            try beginSession(call.connection)
             switch call.member {
             case Methods.status.member: return try await status(call)
+            case Methods.openSession.member: return try await openSession(call)
+            case Methods.resumeSession.member: return try await resumeSession(call)
+            case Methods.listPins.member: return try await listPins(call)
             case Methods.createPool.member: return try await createPool(call)
             case Methods.openPool.member: return try await openPool(call)
             case Methods.destroyPool.member: return try await destroyPool(call)
@@ -73,22 +95,6 @@ public final class ControlService: VarlinkInterface {
         }
     }
 
-    private func beginSession(_ connection: VarlinkConnection) {
-        let id = connection.id
-        guard sessions.begin(id) else { return }
-        connection.onEnd { [self] in
-            for mapping in sessions.mappings(id) { engine.unregisterMapping(mapping) }
-            let pins = sessions.end(id)
-            if pins.isEmpty { return }
-            _ = await workers.run(.bookkeeping) { [engine] in
-                for (object, count) in pins {
-                    // One that was destroyed meanwhile has no pins left.
-                    for _ in 0..<count { try? engine.unpin(object) }
-                }
-            }
-        }
-    }
-
     /// Decodes, runs `body` on a thread that may block, and makes errors replies.
     func perform<P: VarlinkParameters, R: Sendable>(
         _ call: VarlinkCall, _ lane: BlockingWorkers.Lane, _ type: P.Type,
@@ -103,29 +109,6 @@ public final class ControlService: VarlinkInterface {
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }
         return try result.get()
     }
-
-    private func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, version, touchFeatures) = (engine, version, touchFeatures)
-        let features = pressure?.status.features ?? []
-        return VarlinkReply(
-            try await perform(call, .backup, NoParameters.self) { (_, caller) throws(ControlError) in
-                var reply = StatusReply(engine.status(), version: version)
-                for feature in features { reply.features[feature.name] = WireFeature(available: feature.lack == nil, reason: feature.lack) }
-                for feature in touchFeatures {
-                    reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
-                }
-                reply.features["pool_memory"] = Self.poolMemory(engine.stalledPools())
-                if !caller.isAdministrator {
-                    // The sums of what the caller sees; how the backup stands is everybody's business.
-                    let pools = engine.pools().filter { caller.sees($0) }
-                    reply.pools = pools.count
-                    reply.objects = pools.reduce(0) { $0 + $1.objectCount }
-                    reply.pages = WirePageCounts(resident: 0, zero: 0, backedUp: 0, empty: 0)
-                    for pool in pools { reply.pages.add(pool.pages) }
-                }
-                return reply
-            })
-    }
 }
 
 extension WirePageCounts {
@@ -138,6 +121,8 @@ extension WirePageCounts {
 }
 
 extension NoParameters: VarlinkParameters {}
+extension ResumeSessionParameters: VarlinkParameters {}
+extension ListPinsParameters: VarlinkParameters {}
 extension PoolAddress: VarlinkParameters {}
 extension CreatePoolParameters: VarlinkParameters {}
 extension ListPoolsParameters: VarlinkParameters {}

@@ -1,17 +1,18 @@
 import ShrinkEngine
 import ShrinkLinux
 public import ShrinkProtocol
+import Synchronization
 import SystemPackage
 public import Varlink
 
 extension ControlService {
     func registerMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection, descriptors) = (engine, sessions, call.connection.id, call.descriptors)
+        let (engine, mappings, connection, descriptors) = (engine, mappings, call.connection.id, call.descriptors)
         return VarlinkReply(
             try await perform(call, .bookkeeping, RegisterMappingParameters.self) { (parameters, caller) throws(ControlError) in
                 let pool = try engine.pool(parameters.pool, for: caller)
                 guard let address = UInt(exactly: parameters.address) else { throw .parameter("address") }
-                guard sessions.hasRoomForMapping(connection) else {
+                guard mappings.hasRoom(connection) else {
                     throw .service(
                         .limitReached,
                         "this connection has \(Methods.mappingsPerConnection) mappings registered; end some, or use a second one")
@@ -24,7 +25,7 @@ extension ControlService {
                         pool.id, userfaults: userfaults,
                         at: MappingPlace(
                             address: address, offset: ByteCount(parameters.offsetBytes), length: ByteCount(parameters.lengthBytes)))
-                    sessions.addMapping(id, connection)
+                    mappings.add(id, connection)
                     return RegisterMappingReply(mappingId: Int(id.rawValue))
                 } catch {
                     throw ControlError(error)
@@ -33,9 +34,9 @@ extension ControlService {
     }
 
     func unregisterMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, mappings, connection) = (engine, mappings, call.connection.id)
         try await perform(call, .bookkeeping, UnregisterMappingParameters.self) { (parameters, _) throws(ControlError) in
-            guard let number = UInt32(exactly: parameters.mappingId), sessions.removeMapping(MappingID(rawValue: number), connection) else {
+            guard let number = UInt32(exactly: parameters.mappingId), mappings.remove(MappingID(rawValue: number), connection) else {
                 throw .parameter("mappingId")
             }
             engine.unregisterMapping(MappingID(rawValue: number))
@@ -72,3 +73,17 @@ extension ControlService {
 
 extension RegisterMappingParameters: VarlinkParameters {}
 extension UnregisterMappingParameters: VarlinkParameters {}
+
+/// Mappings that the open connections registered. They end with the connection: a client that comes back registers anew.
+final class ConnectionMappings: Sendable {
+    private let mappings = Mutex<[UInt64: Set<MappingID>]>([:])
+
+    func hasRoom(_ connection: UInt64) -> Bool { mappings.withLock { ($0[connection]?.count ?? 0) < Methods.mappingsPerConnection } }
+
+    func add(_ mapping: MappingID, _ connection: UInt64) { mappings.withLock { _ = $0[connection, default: []].insert(mapping) } }
+
+    /// False if it is none of the connection's.
+    func remove(_ mapping: MappingID, _ connection: UInt64) -> Bool { mappings.withLock { $0[connection]?.remove(mapping) != nil } }
+
+    func end(_ connection: UInt64) -> Set<MappingID> { mappings.withLock { $0.removeValue(forKey: connection) ?? [] } }
+}

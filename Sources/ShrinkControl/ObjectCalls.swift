@@ -14,12 +14,18 @@ extension ControlService {
                     (0...3).contains(parameters.priority ?? 0)
                 else { throw .parameter("priority") }
                 guard sessions.hasRoomForPin(ObjectID(rawValue: 0), connection) else { throw Self.tooManyPins }
+                var announced: ObjectID?
                 do throws(EngineError) {
+                    // The pin is written down before the object counts: a client whose reply is lost finds one pin more, and that is its object.
                     let object = try engine.createObject(
-                        in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority)
-                    sessions.addPin(object.id, connection)
+                        in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority
+                    ) { id in
+                        announced = id
+                        sessions.addPin(id, connection)
+                    }
                     return ObjectReply(bufferObject: WireObject(object, poolName: pool.name))
                 } catch {
+                    if let announced { _ = sessions.removePin(announced, connection) }
                     throw ControlError(error)
                 }
             })

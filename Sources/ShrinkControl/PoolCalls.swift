@@ -1,3 +1,4 @@
+import ServiceSupport
 import ShrinkEngine
 import ShrinkLinux
 import ShrinkProtocol
@@ -5,10 +6,21 @@ import Varlink
 
 extension ControlService {
     func createPool(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, survival, sessions, connection) = (engine, survival, sessions, call.connection.id)
         return try await perform(call, .bookkeeping, CreatePoolParameters.self) { (parameters, caller) throws(ControlError) in
+            do throws(ParkedDescriptors.Full) { try survival.reservePool() } catch { throw .service(.limitReached, "\(error)") }
             do throws(EngineError) {
-                let pool = try engine.createPool(name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes))
+                let pool: PoolInfo
+                do throws(EngineError) {
+                    pool = try engine.createPool(name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes))
+                } catch {
+                    survival.cancelPool()
+                    throw error
+                }
+                do throws(EngineError) { try survival.keep(pool.id, of: engine) } catch {
+                    try? engine.destroyPool(pool.id)
+                    throw error
+                }
                 sessions.addPool(pool.id, connection)
                 return try Self.reply(pool, engine)
             } catch {
@@ -32,11 +44,12 @@ extension ControlService {
     }
 
     func destroyPool(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions) = (engine, sessions)
+        let (engine, survival, sessions) = (engine, survival, sessions)
         try await perform(call, .backup, PoolAddress.self) { (address, caller) throws(ControlError) in
             let pool = try engine.pool(address, for: caller)
             do throws(EngineError) { try engine.destroyPool(pool.id) } catch { throw ControlError(error) }
             sessions.forget(pool.id)
+            survival.forget(pool.id)
         }
         return VarlinkReply()
     }

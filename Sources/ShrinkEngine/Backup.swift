@@ -24,6 +24,9 @@ public protocol Backup: AnyObject, Sendable {
     /// How the backup stands.
     func status() -> BackupStatus
 
+    /// What `status` calls its path; known without asking.
+    var location: String { get }
+
     /// Bytes that may still be stored (`ttm_backup_bytes_avail`); `UInt64.max` if there is no limit.
     var availableBytes: UInt64 { get }
 
@@ -52,6 +55,7 @@ extension Backup {
 
 extension Backup {
     public var makesHolesOfZeros: Bool { false }
+    public var location: String { "" }
 
     public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
         var id = try nextID()

@@ -7,6 +7,7 @@ import SystemPackage
 /// a small file `id-high-water` from us.
 public final class BackupDirectory: Backup {
     public let path: String
+    public var location: String { path }
     private let directories: Monitor<Directories>
     public let isMemory: Bool
     public let makesHolesOfZeros: Bool

@@ -21,6 +21,8 @@ struct BufferObject: BitwiseCopyable {
     var reservation: Reservation = .free
     /// Nothing of it is in the pool, as far as known; then it is on no list.
     var isExhausted = false
+    /// Its pool's.
+    var backend: UInt16 = 0
     /// Backed-up pages that the backup no longer has or can't read, as far as found.
     var damagedPages: UInt32 = 0
 

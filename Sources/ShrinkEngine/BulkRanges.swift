@@ -12,6 +12,8 @@ struct BulkRanges {
     private struct Bulk {
         var ranges: (Range?, Range?, Range?, Range?) = (nil, nil, nil, nil)
         var isInUse = false
+        /// How often the place was used: who kept the name of a bulk move that is gone does not get the next one.
+        var generation: UInt32 = 0
     }
 
     private var bulks: [Bulk] = []
@@ -19,7 +21,7 @@ struct BulkRanges {
 
     mutating func make() -> UInt32? {
         if let index = free.popLast() {
-            bulks[Int(index)] = Bulk(isInUse: true)
+            bulks[Int(index)] = Bulk(isInUse: true, generation: bulks[Int(index)].generation &+ 1)
             return index
         }
         guard bulks.count < EngineLimits.bulkMoves else { return nil }
@@ -32,6 +34,8 @@ struct BulkRanges {
         bulks[Int(bulk)].isInUse = false
         free.append(bulk)
     }
+
+    func generation(_ bulk: UInt32) -> UInt32 { bulks[Int(bulk)].generation }
 
     func isInUse(_ bulk: UInt32) -> Bool { Int(bulk) < bulks.count && bulks[Int(bulk)].isInUse }
 

@@ -1,6 +1,5 @@
 public import Logging
 public import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// Pools of buffer objects whose pages go out to a backup and come back.
@@ -42,8 +41,6 @@ public final class Engine: Sendable {
     let room: Room
     let ahead: RecoverAhead
     let faultServer: FaultServer
-    /// What `Shrinker.count` goes by; asking the backup takes longer than counting may.
-    let availableBackupBytes = Atomic<UInt64>(0)
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -56,7 +53,6 @@ public final class Engine: Sendable {
         room = try Room(configuration)
         ahead = RecoverAhead()
         faultServer = try FaultServer(faults: configuration.faults)
-        availableBackupBytes.store(backup.availableBytes, ordering: .relaxed)
     }
 
     deinit {
@@ -76,20 +72,21 @@ public final class Engine: Sendable {
         }
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()
-            guard state.pools.count < EngineLimits.pools else {
-                throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
-            }
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
             defer { state.nextPool += 1 }
             return PoolID(rawValue: state.nextPool)
         }
-        // Made outside the lock; the name is checked once more when it goes in.
+        // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
             id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup,
             isGuarded: configuration.clientsAreStrangers)
+        let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
+            try state.checkRunning()
+            try state.checkPoolLimit()
             try state.checkFree(name, owner)
-            state.pools[id] = pool
+            state.enter(pool, availableBytes: available)
         }
         logger.info(
             "pool made", metadata: ["pool": "\(id.rawValue)", "name": "\(name)", "owner": "\(owner)", "size_bytes": "\(size.rawValue)"])
@@ -117,7 +114,7 @@ public final class Engine: Sendable {
         }
         state.withLock { state in
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
-            state.pools[id] = nil
+            state.leave(id)
         }
         for mapping in faultServer.ids(of: id) { endMapping(mapping) }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
@@ -158,26 +155,7 @@ public final class Engine: Sendable {
 
     // MARK: Status
 
-    public func status() -> EngineStatus {
-        let pools = self.pools()
-        let (objects, backups, stray, damaged) = state.withLock { state in
-            (state.objects.count, state.pools.values.map(\.backup), state.strayPages, state.damagedPages)
-        }
-        var orphans = 0
-        for (index, backup) in ([self.backup] + backups).enumerated()
-        where !([self.backup] + backups)[..<index].contains(where: { $0 === backup }) {
-            do throws(EngineError) {
-                let ids = try backup.objects()
-                orphans += state.withLock { state in ids.count { state.objects.slot(of: $0) == nil } }
-            } catch {
-                logger.warning("the backup can't be listed", metadata: ["error": "\(error)"])
-            }
-        }
-        let backupStatus = backup.status()
-        return EngineStatus(
-            poolCount: pools.count, objectCount: objects, pages: pools.reduce(PageCounts()) { $0 + $1.pages }, backup: backupStatus,
-            orphans: orphans, strayPages: stray, damagedPages: damaged, features: backupStatus.features)
-    }
+    public func status() -> EngineStatus { status(backup: backupStatus(), orphans: countOrphans()) }
 
     static func checkName(_ name: String) throws(EngineError) {
         guard !name.isEmpty, name.utf8.count <= EngineLimits.nameBytes, !name.contains("/"),
@@ -194,9 +172,12 @@ extension Engine {
     func nextID(from backup: any Backup) throws(EngineError) -> ObjectID {
         let floor = highestID.withLock { $0 }
         let id = try backup.nextID(above: ObjectID(rawValue: backup === self.backup && floor == 0 ? 0 : floor))
-        highestID.withLock { $0 = max($0, id.rawValue) }
+        noteUsed(id)
         return id
     }
+
+    /// Ids of one backup say nothing of another's: what is taken over counts too.
+    func noteUsed(_ id: ObjectID) { highestID.withLock { $0 = max($0, id.rawValue) } }
 }
 
 extension Pool {

@@ -34,6 +34,8 @@ extension Engine {
                 if objectCount != pool.objectCount { broken.append("\(pool.id) counts \(pool.objectCount) objects, has \(objectCount)") }
                 if pinned != pool.pinnedObjects { broken.append("\(pool.id) counts \(pool.pinnedObjects) pinned objects, has \(pinned)") }
             }
+            let stored = state.backends.reduce(0) { $0 + $1.shrinkablePages }
+            if stored != state.tally.shrinkablePages { broken.append("the backends count \(stored), all is \(state.tally)") }
             if tally != state.tally { broken.append("the counters say \(state.tally), the objects \(tally)") }
             return broken
         }

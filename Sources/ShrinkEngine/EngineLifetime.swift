@@ -69,12 +69,14 @@ extension Engine {
         }
         let ready = max(0, pool.allocatedPages - resident)
         objects.sort { $0.id < $1.id }
+        if let last = objects.last { noteUsed(ObjectID(rawValue: last.id)) }
+        let available = backup.availableBytes
         try state.withLock { [objects] state throws(EngineError) in
             guard state.pools[id] == nil else { throw EngineError(.nameTaken, "\(id) is here already") }
             for object in objects where state.objects.slot(of: ObjectID(rawValue: object.id)) != nil {
                 throw EngineError(.foreignLedger, "object \(object.id) is here already; the pools' ledgers do not belong to one engine")
             }
-            state.pools[id] = pool
+            state.enter(pool, availableBytes: available)
             state.nextPool = max(state.nextPool, id.rawValue + 1)
             for object in objects {
                 _ = state.insert(object, in: pool)
@@ -101,16 +103,20 @@ extension Engine {
         }
     }
 
-    /// From now on nothing new begins: making pools and objects fails with `shuttingDown`.
-    public func beginShutdown() { state.withLock { $0.isShuttingDown = true } }
+    /// From now on nothing new begins: making pools and objects fails with `shuttingDown`. What is recovered from now on no longer counts against the
+    /// configured limit, and no other object is shrunk for it: all of it is to be in memory in the end, as far as that goes.
+    public func beginShutdown() {
+        state.withLock { $0.isShuttingDown = true }
+        room.liftLimit()
+    }
 
-    /// A clean end: removes the backups of all objects. Their content is gone. Returns those that could not be removed.
-    public func removeAllBackups() -> [ObjectID] {
+    /// A clean end: removes the backups of all objects but some. Their content is gone. Returns those that could not be removed.
+    public func removeAllBackups(except kept: Set<ObjectID> = []) -> [ObjectID] {
         beginShutdown()
         let ids = state.withLock { state in
             state.objectIDs(in: nil).compactMap { id in state.objects.slot(of: id).map { (id, state.pool(of: $0).backup) } }
         }
-        return ids.filter { id, backup in
+        return ids.filter { !kept.contains($0.0) }.filter { id, backup in
             do throws(EngineError) {
                 try backup.remove(id)
                 return false

@@ -6,9 +6,11 @@ extension Engine {
     // MARK: Making and destroying
 
     /// A new object, all zeros, pinned once. Its size is rounded up to pages.
-    public func createObject(in poolID: PoolID, name: String, size: ByteCount, priority: Priority = .normal) throws(EngineError)
-        -> ObjectInfo
-    {
+    ///
+    /// `announce` hears its id before the object counts: whoever writes down that it is pinned has done so when a later engine finds it.
+    public func createObject(
+        in poolID: PoolID, name: String, size: ByteCount, priority: Priority = .normal, announce: (ObjectID) -> Void = { _ in }
+    ) throws(EngineError) -> ObjectInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue <= EngineLimits.pagesPerObject * basePageSize else {
             throw EngineError(.invalidSize, "an object of \(size) is not possible; give 1 byte to 1 TiB")
@@ -44,10 +46,11 @@ extension Engine {
                 pool.giveBackRecord(record)
             }
         }
+        let id: ObjectID
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count, giveBack: giveBack)
-            let id = try nextID(from: pool.backup)
+            id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
             try at(.afterBackupMade)
@@ -59,21 +62,30 @@ extension Engine {
             entry.content = .kept
             entry.sizeBytes = UInt64(size.rawValue)
             entry.name = name
+            announce(id)
             entry.state = ObjectRecord.State.live
             try at(.afterRecordLive)
-            state.withLock { state in
+            let isEntered = state.withLock { state in
+                // The pool may have been destroyed while this one was made.
+                guard state.pools[poolID] === pool, !pool.isDying else { return false }
                 _ = state.insert(
                     BufferObject(
                         id: id.rawValue, pool: poolID.rawValue, record: record, firstPage: UInt32(first), pageCount: UInt32(count),
                         pinCount: 1, priority: priority),
                     in: pool)
+                return true
             }
-            return try object(id)
+            guard isEntered else {
+                entry.state = ObjectRecord.State.free
+                try pool.backup.remove(id)
+                throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it")
+            }
         } catch {
             // A range that is being cleaned by a call that is stuck comes back when that ends.
             if error.errno != .timedOut { giveBack() }
             throw error
         }
+        return try object(id)
     }
 
     /// What an earlier object left in the range goes: a new object reads as zeros.

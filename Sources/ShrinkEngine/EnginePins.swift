@@ -16,7 +16,7 @@ extension Engine {
     public func pin(_ id: ObjectID, cancellation: Cancellation? = nil) throws(EngineError) -> PinAnswer {
         while true {
             if let answer = try pinIfResident(id, cancellation) { return answer }
-            try staging.withStaging { (staging) throws(EngineError) in
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in
                 let slot = try reserve(id, cancellation: cancellation)
                 defer { release(slot) }
                 let outcome = recoverReserved(slot, staging) { _ in cancellation?.isCancelled != true }

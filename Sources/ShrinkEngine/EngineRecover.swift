@@ -16,7 +16,7 @@ extension Engine {
         do throws(EngineError) {
             let (ids, goal) = try recoverable(target)
             let walk = RecoverWalk(engine: self, ids: ids, goalPages: goal, cancellation, progress)
-            staging.withStaging { staging in team.run(staging) { walk.work($0) } }
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in team.run(staging) { walk.work($0) } }
             result = walk.result
         } catch {
             result.failure = error
@@ -31,7 +31,7 @@ extension Engine {
         let started = MonotonicTime.now()
         var result = RecoverResult()
         do throws(EngineError) {
-            try staging.withStaging { (staging) throws(EngineError) in
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in
                 let slot = try reserve(id, cancellation: cancellation)
                 defer { release(slot) }
                 let count = state.withLock { Int($0.objects[slot].pageCount) }
@@ -65,7 +65,7 @@ extension Engine {
             case .all: return (state.objectIDs(in: nil), .max)
             case .bytes(let bytes):
                 guard bytes.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to recover: give a positive number of bytes") }
-                return (state.objectIDs(in: nil), (bytes.rawValue + basePageSize - 1) / basePageSize)
+                return (state.objectIDs(in: nil), (bytes.rawValue - 1) / basePageSize + 1)
             }
         }
     }
@@ -96,7 +96,7 @@ extension Engine {
             }
             let touched = state.takeTouched(slot)
             let (backedUp, zero) = (outcome.recoveredPages + Int(touched.backedUpPages), Int(touched.zeroPages))
-            state.pool(of: slot).backedUpPages -= backedUp
+            state.addBackedUp(-backedUp, to: state.pool(of: slot))
             state.pool(of: slot).zeroPages -= zero
             var newlyDamaged = 0
             state.change(slot) { object in
@@ -135,6 +135,8 @@ private final class RecoverWalk: Sendable {
     private let ids: [ObjectID]
     private let goalPages: Int
     private let cancellation: Cancellation?
+    /// The engine is ending: what is brought back stays.
+    private let isLast: Bool
     private let report: @Sendable (RecoverProgress) -> Continuation
     private let progress = Monitor(Progress())
 
@@ -144,6 +146,7 @@ private final class RecoverWalk: Sendable {
     ) {
         self.engine = engine
         self.ids = ids
+        isLast = engine.state.withLock { $0.isShuttingDown }
         self.goalPages = goalPages
         self.cancellation = cancellation
         self.report = report
@@ -163,7 +166,7 @@ private final class RecoverWalk: Sendable {
             }
             defer { engine.release(slot) }
             guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else { continue }
-            let outcome = engine.recoverReserved(slot, staging) { outcome in
+            let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
                 progress.withLock { progress in
                     let total = RecoverProgress(
                         recoveredPages: progress.result.recoveredPages + outcome.recoveredPages,

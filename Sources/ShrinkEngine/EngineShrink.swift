@@ -24,7 +24,7 @@ extension Engine {
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
                 result = reclaim(
-                    pool: nil, goalPages: (goal.rawValue + basePageSize - 1) / basePageSize, .direct, cancellation, progress)
+                    pool: nil, goalPages: (goal.rawValue - 1) / basePageSize + 1, .direct, cancellation, progress)
                 result.goalBytes = goal
             }
         } catch {
@@ -38,22 +38,25 @@ extension Engine {
     private func shrinkOne(
         _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .background, cancellation, progress)
-        try staging.withStaging { (staging) throws(EngineError) in
+        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .requested, cancellation, progress)
+        try staging.withStaging(cancellation) { (staging) throws(EngineError) in
             let slot = try reserve(id, cancellation: cancellation)
             guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
                 release(slot)
                 throw EngineError(.busy, "\(id) is pinned; unpin it first")
             }
-            walk.shrinkReserved(slot, goalPages: .max, staging)
+            walk.shrinkAlone(slot, staging)
         }
         return walk.result
     }
 
     /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Expendable content is purged, the rest is
     /// backed up. The counterpart of `ttm_bo_shrink`.
+    ///
+    /// `mayUseBackup`: false is for expendable content only, of which then what is in the pool goes.
     func shrinkReserved(
-        _ slot: UInt32, goalPages: Int, writeback: Bool = false, _ staging: Staging, progress: (ObjectID, ShrinkOutcome) -> Bool
+        _ slot: UInt32, goalPages: Int, writeback: Bool = false, mayUseBackup: Bool = true, _ staging: Staging,
+        progress: (ObjectID, ShrinkOutcome) -> Bool
     ) -> ShrinkOutcome {
         let reserved = reservedObject(slot)
         let isExpendable = state.withLock { state -> Bool in
@@ -68,7 +71,7 @@ extension Engine {
         }
         var outcome: ShrinkOutcome
         if isExpendable {
-            outcome = reserved.purge(goalPages: goalPages, progress: proceed)
+            outcome = reserved.purge(goalPages: goalPages, mayUseBackup: mayUseBackup, progress: proceed)
         } else if let swap = reserved.backup as? KernelSwap {
             outcome = reserved.pageOut(swap, goalPages: goalPages, progress: proceed)
         } else {
@@ -84,7 +87,7 @@ extension Engine {
             let touched = state.takeTouched(slot)
             let backedUpDelta = outcome.backedUpPages - outcome.droppedPages - Int(touched.backedUpPages)
             let zeroDelta = outcome.zeroWordsDelta - Int(touched.zeroPages)
-            pool.backedUpPages += backedUpDelta
+            state.addBackedUp(backedUpDelta, to: pool)
             pool.zeroPages += zeroDelta
             state.change(slot) { object in
                 object.backedUpPages = UInt32(Int(object.backedUpPages) + backedUpDelta)

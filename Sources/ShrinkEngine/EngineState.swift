@@ -7,6 +7,8 @@ struct EngineState: ~Copyable {
     var lru = LRU()
     var tickets = Tickets()
     var tally = Tally()
+    /// Where pages go, by `Pool.backend`.
+    var backends: [BackendSpace] = []
     var nextPool: UInt32 = 1
     var strayPages = 0
     var damagedPages = 0
@@ -54,6 +56,7 @@ struct EngineState: ~Copyable {
             tally.expendablePages += sign * object.reclaimablePages
         } else {
             tally.shrinkablePages += sign * object.reclaimablePages
+            backends[Int(object.backend)].shrinkablePages += sign * object.reclaimablePages
             tally.shrinkableObjects += sign
         }
         assert(tally.expendablePages >= 0 && tally.shrinkablePages >= 0 && tally.shrinkableObjects >= 0, "a counter went below zero")
@@ -61,6 +64,8 @@ struct EngineState: ~Copyable {
 
     /// Enters a new object; its pages are not on any list before the first unpin.
     mutating func insert(_ object: BufferObject, in pool: Pool) -> UInt32 {
+        var object = object
+        object.backend = UInt16(pool.backend)
         let slot = objects.insert(object)
         lru.reserveSlots(objects.capacity)
         lru.setBulk(slot, nil)
@@ -86,7 +91,7 @@ struct EngineState: ~Copyable {
         pool.objectCount -= 1
         pool.objectPages -= Int(object.pageCount)
         pool.pinnedObjects -= object.pinCount > 0 ? 1 : 0
-        pool.backedUpPages -= Int(object.backedUpPages)
+        addBackedUp(-Int(object.backedUpPages), to: pool)
         pool.zeroPages -= Int(object.zeroPages)
     }
 
@@ -100,6 +105,12 @@ struct EngineState: ~Copyable {
 
     func checkRunning() throws(EngineError) {
         if isShuttingDown { throw EngineError(.shuttingDown, "the daemon is stopping; try again when it is back") }
+    }
+
+    func checkPoolLimit() throws(EngineError) {
+        guard pools.count < EngineLimits.pools else {
+            throw EngineError(.limitReached, "there are \(EngineLimits.pools) pools already; destroy one first")
+        }
     }
 
     func checkFree(_ name: String, _ owner: UInt32) throws(EngineError) {

@@ -25,6 +25,10 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     /// Content is given up, nothing is freed yet.
     case afterPurgeMark
     case betweenPurgeRuns
+    // Given-up content becomes zeros for a pin: free → drop → words → record.
+    case afterClearFree
+    case afterClearDrop
+    case afterClearWords
     // Recover: copy in → words → drop.
     case beforeCopyIn
     case afterCopyIn
@@ -43,7 +47,7 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     /// Between two steps that only a death can part.
     public var isDeathOnly: Bool {
         switch self {
-        case .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared: true
+        case .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared, .afterClearWords: true
         default: false
         }
     }

@@ -2,7 +2,8 @@
 ///
 /// The kernel's counterparts are `ttm_resource_manager.lru[]` and `ttm_resource_cursor`. A node is an index, so nothing is retained and a
 /// move is a few stores. The lock around it is the caller's; it is never held across I/O. Between two steps of a cursor the lock may be
-/// dropped: the hitch keeps the place, nothing added behind it is missed, and only the cursor's owner moves or removes it.
+/// dropped: the hitch keeps the place, nothing added behind it is missed, and only the cursor's owner moves or removes it. However objects move
+/// meanwhile, a walk ends.
 struct LRU: ~Copyable {
     /// An object's slot, or a head or hitch.
     struct Node: BitwiseCopyable {
@@ -21,6 +22,8 @@ struct LRU: ~Copyable {
     struct Cursor {
         fileprivate let hitch: UInt32
         fileprivate var priority: Int
+        /// Visits left in this priority.
+        fileprivate var visits: Int
     }
 
     /// Slots 0…3 are the list heads, 4… the hitches.
@@ -194,22 +197,27 @@ struct LRU: ~Copyable {
 
     // MARK: Cursors
 
+    /// Objects that stay in their place are met once. Who moves them on and on in front of a walk would keep it busy for ever: then it ends, all the
+    /// same, after some rounds.
+    private var visitsPerPriority: Int { 4 * count + 64 }
+
     /// Nil if all cursors are in use.
     mutating func makeCursor() -> Cursor? {
         guard let hitch = freeHitches.popLast() else { return nil }
         link(hitch, after: Self.head(0))
         self[hitch].priority = 0
         self[hitch].bulk = BulkRanges.none
-        return Cursor(hitch: hitch, priority: 0)
+        return Cursor(hitch: hitch, priority: 0, visits: visitsPerPriority)
     }
 
     /// The next object behind the hitch, which moves right behind it; nil after the last priority.
     mutating func next(_ cursor: inout Cursor) -> UInt32? {
         while true {
             let following = self[cursor.hitch].next
-            if following == Self.head(cursor.priority) {
+            if following == Self.head(cursor.priority) || cursor.visits <= 0 {
                 guard cursor.priority + 1 < Priority.allCases.count else { return nil }
                 cursor.priority += 1
+                cursor.visits = visitsPerPriority
                 unlink(cursor.hitch)
                 link(cursor.hitch, after: Self.head(cursor.priority))
                 self[cursor.hitch].priority = UInt8(cursor.priority)
@@ -220,7 +228,9 @@ struct LRU: ~Copyable {
             link(cursor.hitch, after: following)
             // Another cursor's hitch is passed over; where it is registered, so is this one now.
             self[cursor.hitch].bulk = self[following].bulk
-            if !Self.isAnchor(following) { return following }
+            guard !Self.isAnchor(following) else { continue }
+            cursor.visits -= 1
+            return following
         }
     }
 
@@ -228,6 +238,7 @@ struct LRU: ~Copyable {
     mutating func rewind(_ cursor: inout Cursor) {
         unlink(cursor.hitch)
         cursor.priority = 0
+        cursor.visits = visitsPerPriority
         link(cursor.hitch, after: Self.head(0))
         self[cursor.hitch].priority = 0
         self[cursor.hitch].bulk = BulkRanges.none

@@ -16,6 +16,9 @@ extension Engine {
     /// Runs `body` while all of the objects are reserved: nobody shrinks, recovers, pins or destroys them meanwhile. Callers with overlapping sets never
     /// deadlock: the older ticket wins, the younger lets go of what it has and starts again with the contended object, keeping its age.
     ///
+    /// `body` must not call what copies or waits for an object (pin, recover, shrink): those take a copy buffer first, which one who waits for these
+    /// objects may have.
+    ///
     /// The counterparts are `ww_acquire_init`, `ttm_eu_reserve_buffers` and `drm_exec`.
     public func withReserved<R, E: Error>(
         _ ids: [ObjectID], cancellation: Cancellation? = nil, _ body: () throws(E) -> R

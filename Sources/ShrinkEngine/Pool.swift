@@ -24,6 +24,8 @@ final class Pool: @unchecked Sendable {
     var ids = OrderedIDs()
     var objectCount = 0
     var pinnedObjects = 0
+    /// Its place among the engine's backends.
+    var backend = 0
     /// Pages in words of its objects.
     var backedUpPages = 0
     var zeroPages = 0

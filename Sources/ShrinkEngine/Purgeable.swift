@@ -48,11 +48,14 @@ extension Engine {
         } catch {
             throw .poolFile("clearing the given-up content of \(reserved.id) failed", error)
         }
+        try reserved.at(.afterClearFree, 0)
         if object.backedUpPages > 0 { try reserved.dropEverything() }
+        try reserved.at(.afterClearDrop, 0)
         reserved.table.clear()
+        try reserved.at(.afterClearWords, 0)
         state.withLock { state in
             let pool = state.pool(of: slot)
-            pool.backedUpPages -= Int(object.backedUpPages)
+            state.addBackedUp(-Int(object.backedUpPages), to: pool)
             pool.zeroPages -= Int(object.zeroPages)
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
@@ -64,43 +67,59 @@ extension Engine {
 }
 
 extension ReservedObject {
-    /// Frees pages without a copy until the goal is reached or none is left. Whoever calls has noted that the content is given up.
-    func purge(goalPages: Int, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
+    /// Frees pages without a copy until the goal is reached or none is left, then drops what the backup has. Whoever calls has noted that the content is
+    /// given up.
+    ///
+    /// `mayUseBackup`: false leaves the backup alone; what it has goes with the next call that may. What is in the pool needs no backup to go, so one
+    /// that fails keeps nothing in memory.
+    func purge(goalPages: Int, mayUseBackup: Bool, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
         var outcome = ShrinkOutcome()
         let claim = touch.claim(poolPages(0..<pageCount), .purging)
         defer { touch.end(claim) }
         do throws(EngineError) {
             try at(.afterPurgeMark, 0)
-            if (0..<pageCount).contains(where: { table.isBackedUp($0) }) {
-                try dropEverything()
-                for page in 0..<pageCount where table.isBackedUp(page) {
-                    table.set(page, .purged)
-                    outcome.droppedPages += 1
-                    outcome.purgedWordsDelta += 1
-                }
-            }
-            var page = 0
-            while outcome.freedPages < goalPages, let extent = try nextExtent(from: page) {
-                let length = min(EngineLimits.runPages, goalPages - outcome.freedPages)
-                let run = extent.lowerBound..<min(extent.upperBound, extent.lowerBound + length)
-                for page in run {
-                    if table.isZero(page) { outcome.zeroWordsDelta -= 1 }
-                    if table.state(page) != .purged { outcome.purgedWordsDelta += 1 }
-                    table.set(page, .purged)
-                }
-                try free(run)
-                outcome.scannedPages += run.count
-                outcome.freedPages += run.count
-                outcome.purgedPages += run.count
-                page = run.upperBound
-                try at(.betweenPurgeRuns, run.lowerBound)
-                if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
-            }
-            outcome.isExhausted = try nextExtent(from: 0) == nil
+            try purgeResident(goalPages, &outcome, progress)
+            let isLeftInBackup = (0..<pageCount).contains { table.isBackedUp($0) }
+            if isLeftInBackup, mayUseBackup { try purgeBackedUp(&outcome) }
+            let isLeftInPool = try nextExtent(from: 0) != nil
+            outcome.isExhausted = !isLeftInPool && (mayUseBackup || !isLeftInBackup)
         } catch {
+            if error.errno == .socketNotConnected { backup.reconnect() }
             outcome.failure = error
         }
         return outcome
+    }
+
+    private func purgeResident(
+        _ goalPages: Int, _ outcome: inout ShrinkOutcome, _ progress: (ShrinkOutcome) -> Bool
+    ) throws(EngineError) {
+        var page = 0
+        while outcome.freedPages < goalPages, let extent = try nextExtent(from: page) {
+            let length = min(EngineLimits.runPages, goalPages - outcome.freedPages)
+            let run = extent.lowerBound..<min(extent.upperBound, extent.lowerBound + length)
+            // A page that the backup has too is a stray one: it goes, its word stays until the backup's goes.
+            for page in run where !table.isBackedUp(page) {
+                if table.isZero(page) { outcome.zeroWordsDelta -= 1 }
+                if table.state(page) != .purged { outcome.purgedWordsDelta += 1 }
+                table.set(page, .purged)
+            }
+            try free(run)
+            outcome.scannedPages += run.count
+            outcome.freedPages += run.count
+            outcome.purgedPages += run.count
+            page = run.upperBound
+            try at(.betweenPurgeRuns, run.lowerBound)
+            if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    private func purgeBackedUp(_ outcome: inout ShrinkOutcome) throws(EngineError) {
+        try dropEverything()
+        for page in 0..<pageCount where table.isBackedUp(page) {
+            table.set(page, .purged)
+            outcome.droppedPages += 1
+            outcome.purgedWordsDelta += 1
+        }
     }
 
     /// Content that was given up goes entirely, in whatever state it is.

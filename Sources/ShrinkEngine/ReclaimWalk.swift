@@ -35,10 +35,12 @@ final class ReclaimWalk: Sendable {
     private let engine: Engine
     private let pool: PoolID?
     private let goalPages: Int
-    private let caller: ReclaimContext.Caller
+    private let context: ReclaimContext
     private let cancellation: Cancellation?
     private let report: @Sendable (ShrinkProgress) -> Continuation
     private let progress = Monitor(Progress())
+    /// Held while the caller is told how far it is: one report at a time. Never taken inside another lock, since a report may ask the engine.
+    private let reporting = Monitor(())
 
     /// Steps of the cursor in one hold of the engine's lock.
     private static let stepsPerLock = 1024
@@ -46,13 +48,13 @@ final class ReclaimWalk: Sendable {
     private static let failuresThatEnd = 8
 
     init(
-        engine: Engine, pool: PoolID?, goalPages: Int, _ caller: ReclaimContext.Caller, _ cancellation: Cancellation?,
+        engine: Engine, pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         self.engine = engine
         self.pool = pool
         self.goalPages = goalPages
-        self.caller = caller
+        self.context = context
         self.cancellation = cancellation
         self.report = report
     }
@@ -98,7 +100,7 @@ final class ReclaimWalk: Sendable {
     func begin(_ pass: ReclaimPass) {
         if pass != .purge, progress.withLock({ $0.power == nil }) {
             let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
-            let power = PowerHolds(pools: pools, caller: caller)
+            let power = PowerHolds(pools: pools, caller: context.caller)
             progress.withLock { $0.power = power }
         }
         engine.state.withLock { state in
@@ -211,7 +213,7 @@ final class ReclaimWalk: Sendable {
         }
     }
 
-    private func stop(_ error: EngineError) {
+    func stop(_ error: EngineError) {
         progress.withLock { progress in
             progress.isStopped = true
             progress.result.failure = progress.result.failure ?? error
@@ -219,17 +221,44 @@ final class ReclaimWalk: Sendable {
         progress.notifyAll()
     }
 
-    /// Shrinks an object whose reservation is held, enters the outcome, and releases it.
-    func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
-        let pass = progress.withLock { $0.pass }
-        let outcome = engine.shrinkReserved(slot, goalPages: goalPages, writeback: pass == .writeback, staging) { id, outcome in
+    /// Shrinks one object by name, whose reservation is held, with its device awake; releases it.
+    func shrinkAlone(_ slot: UInt32, _ staging: Staging) {
+        let pool = engine.state.withLock { $0.pool(of: slot) }
+        let power = PowerHolds(pools: [pool], caller: context.caller)
+        defer { power.release() }
+        guard power.asleep.isEmpty else {
+            engine.release(slot)
             progress.withLock { progress in
-                if progress.isStopped { return false }
-                let total = ShrinkProgress(
-                    scannedPages: progress.result.scannedPages + outcome.scannedPages,
-                    freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
-                if report(total) == .stop || cancellation?.isCancelled == true { progress.isStopped = true }
-                return !progress.isStopped
+                progress.result.deferredObjects = 1
+                progress.result.failure = EngineError(.busy, "the device under the backup of \(pool.id) does not wake; look at its power/")
+            }
+            return
+        }
+        progress.withLock { $0.pass = .idle }
+        shrinkReserved(slot, goalPages: .max, staging)
+    }
+
+    /// Shrinks an object whose reservation is held, enters the outcome, and releases it.
+    private func shrinkReserved(_ slot: UInt32, goalPages: Int, _ staging: Staging, claimed: Int = 0) {
+        let pass = progress.withLock { $0.pass }
+        // The first pass has asked no device to wake, and not every caller may use the file system; later passes come after both questions.
+        let mayUseBackup = pass != .purge || context.mayUseFileSystem && engine.state.withLock { $0.pool(of: slot).backup.power == nil }
+        let outcome = engine.shrinkReserved(
+            slot, goalPages: goalPages, writeback: pass == .writeback, mayUseBackup: mayUseBackup, staging
+        ) { id, outcome in
+            reporting.withLock { _ in
+                let total = progress.withLock { progress -> ShrinkProgress? in
+                    if progress.isStopped { return nil }
+                    return ShrinkProgress(
+                        scannedPages: progress.result.scannedPages + outcome.scannedPages,
+                        freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                }
+                guard let total else { return false }
+                guard report(total) == .proceed, cancellation?.isCancelled != true else {
+                    progress.withLock { $0.isStopped = true }
+                    return false
+                }
+                return true
             }
         }
         // Whoever shares the backup finds it full too.

@@ -29,6 +29,8 @@ final class RecoverAhead: Sendable {
             do throws(Errno) {
                 thread = try DedicatedThread("shrink-ahead") { [queue, weak engine] in Self.serve(queue, { engine }) }
             } catch {
+                // Nobody would ever serve the wish, and a drain would wait for it.
+                queue.withLock { $0.ids = [] }
                 engine.logger.warning("no thread to recover ahead", metadata: ["error": "\(error)"])
             }
         }

@@ -131,7 +131,7 @@ extension EngineState {
     private mutating func countTouched(_ slot: UInt32, _ touched: BufferObject.Touched) {
         let (backedUp, zero) = (touched.backedUpPages, touched.zeroPages)
         let pool = pool(of: slot)
-        pool.backedUpPages -= Int(backedUp)
+        addBackedUp(-Int(backedUp), to: pool)
         pool.zeroPages -= Int(zero)
         change(slot) { object in
             object.backedUpPages -= backedUp

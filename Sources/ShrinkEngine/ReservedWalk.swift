@@ -20,10 +20,17 @@ public struct ReservedView: ~Copyable {
     /// False once somebody pinned it, or nothing of it is left in the pool (`ttm_bo_shrink_suitable`).
     public var isShrinkable: Bool { engine.state.withLock { $0.objects[slot].isShrinkable } }
 
-    /// Moves up to `pages` out, or purges them if the content is expendable (`ttm_bo_shrink`).
+    /// Moves up to `pages` out, or purges them if the content is expendable (`ttm_bo_shrink`). Wakes the backup's device if need be, as a
+    /// background caller may.
     public borrowing func shrink(pages: Int = .max) -> ShrinkResult {
         var result = ShrinkResult()
-        guard isShrinkable else { return result }
+        guard pages > 0, isShrinkable else { return result }
+        let power = PowerHolds(pools: [engine.state.withLock { $0.pool(of: slot) }], caller: .background)
+        defer { power.release() }
+        guard power.asleep.isEmpty else {
+            result.deferredObjects = 1
+            return result
+        }
         let outcome = engine.shrinkReserved(slot, goalPages: pages, staging) { _, _ in true }
         result.add(outcome)
         result.freedBytes = ByteCount(outcome.freedPages * basePageSize)
@@ -52,6 +59,9 @@ extension Engine {
     /// Visits shrinkable objects in the order of reclaim, each reserved while `body` runs. Whatever ends the loop, `stop`, a throw, a cancellation, lets
     /// go of the object and of the cursor.
     ///
+    /// The loop has one of `Configuration.concurrentOperations` copy buffers; a body that calls pin, recover or shrink itself waits for another one, and for ever
+    /// for the object that it visits.
+    ///
     /// `waitingOnce`: the first object that somebody else has is waited for under a ticket; from then on busy ones are passed over, as in
     /// the kernel's `ttm_bo_lru_for_each_reserved_guarded`.
     public func forEachReserved<E: Error>(
@@ -67,35 +77,35 @@ extension Engine {
     private func walk<E: Error>(
         _ pool: PoolID?, ticket: UInt32, _ cancellation: Cancellation?, _ body: (borrowing ReservedView) throws(E) -> WalkStep
     ) throws(E) -> WalkEnd {
-        try staging.withStaging { (staging) throws(E) -> WalkEnd in
-            guard var cursor = state.withLock({ $0.lru.makeCursor() }) else { return .refused }
-            defer { state.withLock { $0.lru.end(cursor) } }
-            var waits = ticket
-            var busy = 0
-            while true {
-                if cancellation?.isCancelled == true { return .interrupted }
-                switch state.withLock({ $0.nextReserved(&cursor, pool, ticket: ticket) }) {
-                case .finished: return .finished(busy: busy)
-                case .busy(let id):
-                    guard waits != 0 else {
-                        busy += 1
+        guard let staging = self.staging.take(cancellation) else { return .interrupted }
+        defer { self.staging.giveBack(staging) }
+        guard var cursor = state.withLock({ $0.lru.makeCursor() }) else { return .refused }
+        defer { state.withLock { $0.lru.end(cursor) } }
+        var waits = ticket
+        var busy = 0
+        while true {
+            if cancellation?.isCancelled == true { return .interrupted }
+            switch state.withLock({ $0.nextReserved(&cursor, pool, ticket: ticket) }) {
+            case .finished: return .finished(busy: busy)
+            case .busy(let id):
+                guard waits != 0 else {
+                    busy += 1
+                    continue
+                }
+                waits = 0
+                switch reserve(id, cancellation.map { .interruptible($0) } ?? .wait, ticket: ticket) {
+                case .reserved(let slot):
+                    // Looked at again: while we waited it may have been pinned or moved out.
+                    guard state.withLock({ $0.objects[slot].isShrinkable }) else {
+                        release(slot)
                         continue
                     }
-                    waits = 0
-                    switch reserve(id, cancellation.map { .interruptible($0) } ?? .wait, ticket: ticket) {
-                    case .reserved(let slot):
-                        // Looked at again: while we waited it may have been pinned or moved out.
-                        guard state.withLock({ $0.objects[slot].isShrinkable }) else {
-                            release(slot)
-                            continue
-                        }
-                        if try visit(id, slot, staging, body) == .stop { return .stopped }
-                    case .interrupted: return .interrupted
-                    case .gone, .alreadyHeld: continue
-                    case .busy, .deadlock: busy += 1
-                    }
-                case .reserved(let id, let slot): if try visit(id, slot, staging, body) == .stop { return .stopped }
+                    if try visit(id, slot, staging, body) == .stop { return .stopped }
+                case .interrupted: return .interrupted
+                case .gone, .alreadyHeld: continue
+                case .busy, .deadlock: busy += 1
                 }
+            case .reserved(let id, let slot): if try visit(id, slot, staging, body) == .stop { return .stopped }
             }
         }
     }
@@ -149,6 +159,7 @@ extension ShrinkResult {
         freedBytes = freedBytes + other.freedBytes
         storedBytes = storedBytes + other.storedBytes
         netFreedBytes = netFreedBytes + other.netFreedBytes
+        deferredObjects += other.deferredObjects
     }
 }
 

@@ -1,4 +1,5 @@
 import ShrinkLinux
+import Synchronization
 import SystemPackage
 
 /// Room in memory for pages that come back, obtained before they come: below the configured limit, above the floor of the machine, within the memory
@@ -22,6 +23,10 @@ final class Room: Sendable {
     private let cgroupReserve: Int
     private let cgroup: MemoryCgroup?
     private let grants = Monitor(Grants())
+    private let isLimitLifted = Atomic<Bool>(false)
+
+    /// The engine is ending: what clients have out must come home, and nobody else needs the room. The floor and the cgroup still count.
+    func liftLimit() { isLimitLifted.store(true, ordering: .relaxed) }
 
     init(_ configuration: Engine.Configuration) throws(EngineError) {
         if let floor = configuration.memoryFloor {
@@ -103,7 +108,7 @@ final class Room: Sendable {
     }
 
     private func shortage(_ bytes: Int, _ engine: Engine, _ checksMachine: Bool) throws(EngineError) -> Shortage {
-        if let maximumResident {
+        if let maximumResident, !isLimitLifted.load(ordering: .relaxed) {
             let inFlight = grants.withLock { $0.inFlight }
             let over = engine.residentBytes() + inFlight - maximumResident
             if over > 0 { return .limit(over) }

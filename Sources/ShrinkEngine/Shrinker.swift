@@ -1,5 +1,4 @@
 import ShrinkLinux
-import Synchronization
 import SystemPackage
 
 /// What could be reclaimed, and reclaiming it: the two calls a source of pressure makes.
@@ -26,15 +25,11 @@ public struct Shrinker: Sendable {
         case scanned(ShrinkResult)
     }
 
-    /// What a caller with these permissions may hope for. Reads counters only: the same time for one object and for a million.
+    /// What a caller with these permissions may hope for; what can't go to its own pool's backend does not count. Reads counters only: the same time
+    /// for one object and for a million.
     public func count(_ context: ReclaimContext) -> Count {
-        let tally = engine.state.withLock { $0.tally }
-        let free = tally.readyPages + tally.expendablePages
-        var pages = free
-        if context.mayUseFileSystem {
-            let available = engine.availableBackupBytes.load(ordering: .relaxed) / UInt64(basePageSize)
-            pages += Int(min(UInt64(tally.shrinkablePages), available))
-        }
+        let (tally, storable) = engine.state.withLock { ($0.tally, context.mayUseFileSystem ? $0.storablePages : 0) }
+        let pages = tally.readyPages + tally.expendablePages + storable
         return pages == 0 && tally.shrinkablePages == 0 ? .empty : .pages(pages)
     }
 
@@ -61,18 +56,16 @@ public struct Shrinker: Sendable {
 extension Engine {
     public var shrinker: Shrinker { Shrinker(engine: self) }
 
-    /// Asks the backup for its space, for `Shrinker.count`.
-    func refreshAvailableBackupBytes() { availableBackupBytes.store(backup.availableBytes, ordering: .relaxed) }
-
     func reclaim(
         pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) -> ShrinkResult {
         let started = MonotonicTime.now()
-        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context.caller, cancellation, progress)
+        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context, cancellation, progress)
         walk.dropReadyBlocks()
-        if walk.isOpen, walk.begin() {
-            staging.withStaging { staging in
+        if walk.isOpen, let staging = staging.take(cancellation) {
+            defer { self.staging.giveBack(staging) }
+            if walk.begin() {
                 for pass in ReclaimPass.allCases where pass.isAllowed(in: context) && walk.isOpen && walk.isWorthwhile(pass) {
                     repeat {
                         walk.begin(pass)
@@ -80,8 +73,10 @@ extension Engine {
                         if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
                     } while walk.isWorthRepeating
                 }
+                walk.end()
             }
-            walk.end()
+        } else if walk.isOpen {
+            walk.stop(EngineError(.interrupted, "stopped while waiting for other operations; ask again"))
         }
         refreshAvailableBackupBytes()
         var result = walk.result

@@ -47,12 +47,34 @@ final class StagingPool: Sendable {
         free = Monitor(buffers)
     }
 
+    /// A buffer, to be given back; nil if the wait for one was cancelled.
+    func take(_ cancellation: Cancellation?) -> Staging? {
+        guard let cancellation else { return free.wait { $0.popLast() } }
+        return cancellation.whileWaking(free) {
+            free.wait { free -> Staging?? in
+                if let staging = free.popLast() { return .some(staging) }
+                return cancellation.isCancelled ? .some(nil) : nil
+            }
+        }
+    }
+
+    func giveBack(_ staging: Staging) {
+        free.withLock { $0.append(staging) }
+        free.notifyAll()
+    }
+
+    /// As below, for a caller who may be told to stop while others have all the buffers.
+    func withStaging<R>(_ cancellation: Cancellation?, _ body: (Staging) throws(EngineError) -> R) throws(EngineError) -> R {
+        guard let staging = take(cancellation) else {
+            throw EngineError(.interrupted, "stopped while waiting for other operations; nothing changed, ask again")
+        }
+        defer { giveBack(staging) }
+        return try body(staging)
+    }
+
     func withStaging<R, E: Error>(_ body: (Staging) throws(E) -> R) throws(E) -> R {
         let staging = free.wait { $0.popLast() }
-        defer {
-            free.withLock { $0.append(staging) }
-            free.notifyAll()
-        }
+        defer { giveBack(staging) }
         return try body(staging)
     }
 }

@@ -9,6 +9,9 @@ public final class SysfsPowerGate: PowerGate {
         var isWaking = false
     }
 
+    /// False if the device was set to stay awake before we came: then that is left so.
+    private let mayEverSleep: Bool
+
     private let directory: String
     private let wakeTimeoutMilliseconds: UInt64
     private let state = Monitor(State())
@@ -22,6 +25,7 @@ public final class SysfsPowerGate: PowerGate {
             let status = Self.read(directory + "/runtime_status"), status != "unsupported"
         else { return nil }
         self.directory = directory
+        mayEverSleep = Self.read(directory + "/control") == "auto"
         self.wakeTimeoutMilliseconds = wakeTimeoutMilliseconds
     }
 
@@ -42,14 +46,13 @@ public final class SysfsPowerGate: PowerGate {
     public var isAwake: Bool { Self.read(directory + "/runtime_status") == "active" }
 
     public func hold() -> Bool {
-        let isFirst = state.withLock { state in
-            defer { state.holds += 1 }
-            return state.holds == 0
+        // Written under the lock: an "auto" of the last holder must not come after the "on" of the next.
+        let isOn = state.withLock { state in
+            guard state.holds > 0 || write("on") else { return false }
+            state.holds += 1
+            return true
         }
-        if isFirst, !write("on") {
-            state.withLock { $0.holds -= 1 }
-            return false
-        }
+        guard isOn else { return false }
         // The write returns when the device is resumed; one that resumes asynchronously is given time.
         let deadline = MonotonicTime.now().advanced(milliseconds: wakeTimeoutMilliseconds)
         while !isAwake {
@@ -63,11 +66,10 @@ public final class SysfsPowerGate: PowerGate {
     }
 
     public func release() {
-        let isLast = state.withLock { state in
+        state.withLock { state in
             state.holds -= 1
-            return state.holds == 0
+            if state.holds == 0 { _ = write("auto") }
         }
-        if isLast { _ = write("auto") }
     }
 
     public func wakeLater() {
@@ -89,6 +91,7 @@ public final class SysfsPowerGate: PowerGate {
     }
 
     private func write(_ text: String) -> Bool {
+        if !mayEverSleep { return true }
         guard let file = try? Files.open(directory + "/control", .writeOnly) else { return false }
         return Array(text.utf8).withUnsafeBytes { Files.writeStream(file.number, $0).error == nil }
     }

@@ -177,7 +177,10 @@ public final class Keeper {
     private func take(_ statement: NotifyMessage.Statement, of part: Part) {
         switch statement {
         case .ready: carryOut(supervision.becameReady(part, .now()))
-        case .moreTime(let time): carryOut(supervision.askedForTime(part, microseconds: time, .now()))
+        case .moreTime(let time):
+            carryOut(supervision.askedForTime(part, microseconds: time, .now()))
+            // Who waits for a part waits for this keeper too.
+            tell { (starter) throws(Errno) in try starter.extendTimeout(microseconds: time) }
         case .status(let text):
             log.log(level: supervision.isEnding ? .info : .debug, "\(text)", metadata: ["part": "\(part)"])
             tell { (starter) throws(Errno) in try starter.status("\(part): \(text)") }

@@ -22,7 +22,7 @@ public struct KeeperPlan: Sendable {
     public var limits = SupervisionLimits()
     /// Descriptors kept for each part; the units' FileDescriptorStoreMax= say the same.
     public var keptForBackupfs = 64
-    public var keptForEngine = 512
+    public var keptForEngine = 2048
 
     /// Stands for the mount point in a command's arguments; the keeper knows the path only when the directory is made.
     public static let mountPointArgument = "{mount-point}"

@@ -1,3 +1,4 @@
+import ServiceSupport
 public import ShrinkLinux
 
 /// One of the two programs that a keeper starts.
@@ -26,6 +27,9 @@ public enum PartEnding: Sendable, Equatable, CustomStringConvertible {
         case .neverStarted(let why): why
         }
     }
+
+    /// It left everything to its successor.
+    var isRestart: Bool { self == .ended(.exited(RestartRequest.exitStatus)) }
 
     /// Starting again cannot help: usage, a store that is damaged, missing or not writable, permission, configuration (sysexits.h).
     var isPermanent: Bool {

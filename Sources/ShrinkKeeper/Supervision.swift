@@ -79,6 +79,8 @@ public struct Supervision: Sendable {
     private var phase = Phase.serving
     private var exitStatus: Int32 = 0
     private var toldReady = false
+    /// Asked to end while the engine was away: it is started once more, for clients' pages are in what it left.
+    private var returnsOnce = false
     private let limits: SupervisionLimits
     private let hasFileServer: Bool
     private var actions: [Action] = []
@@ -119,7 +121,9 @@ public struct Supervision: Sendable {
             actions.append(.noteMount)
             startEngineIfPossible(now)
         case .engine:
-            if !toldReady {
+            if phase == .endingEngine {
+                askEngine(now)
+            } else if !toldReady {
                 toldReady = true
                 actions.append(.tellReady)
             }
@@ -158,7 +162,8 @@ public struct Supervision: Sendable {
         if part == .backupfs { actions.append(.clearDeadMount) }
         if wasAsked || phase == .endingBackupfs || (phase == .endingEngine && part == .engine) {
             self[part] = .gone
-            if ending == .ended(.exited(0)) {
+            // One that is asked before it has set up its own answer ends by the signal itself.
+            if ending == .ended(.exited(0)) || (part == .backupfs && wasAsked && ending == .ended(.signalled(Signal.terminate))) {
                 actions.append(.say(.info, "ended", part))
             } else {
                 actions.append(.say(.warning, "ended with \(ending)", part))
@@ -168,7 +173,13 @@ public struct Supervision: Sendable {
             goOnEnding(now)
             return take()
         }
-        if !records[part.rawValue].wasEverReady {
+        if ending.isRestart, records[part.rawValue].wasEverReady, phase == .serving {
+            // Asked for, and no failure; whoever restarts it wants to forget what was before.
+            records[part.rawValue].failures = 0
+            actions.append(.say(.info, "ended for a restart", part))
+            self[part] = .waiting
+            if part == .backupfs { start(.backupfs, now) } else { startEngineIfPossible(now) }
+        } else if !records[part.rawValue].wasEverReady {
             giveUp(part, "failed to start (\(ending)): see its messages above", now)
         } else if ending.isPermanent {
             giveUp(part, "ended with \(ending), which says that starting it again cannot help", now)
@@ -184,7 +195,18 @@ public struct Supervision: Sendable {
         case .serving:
             actions += [.tellStopping, .say(.info, "asked to end: the engine recovers what clients hold, then the mount goes", nil)]
             endEngine(now)
+        case .endingEngine where returnsOnce && self[.engine] == .waiting:
+            actions.append(.say(.warning, "asked again: it is not started for what it left, and clients' pages stay in the store", .engine))
+            exitStatus = 1
+            self[.engine] = .gone
+            goOnEnding(now)
         case .endingEngine:
+            if case .starting = self[.engine] {
+                exitStatus = 1
+                actions.append(.say(.warning, "asked again while it takes over what it left: killed", .engine))
+                kill(.engine, now)
+                break
+            }
             guard case .ending = self[.engine] else { break }
             actions += [.askToEnd(.engine), .say(.warning, "asked again: what is not recovered yet is left", .engine)]
             self[.engine] = .ending(until: now.advanced(milliseconds: limits.lastWarning), insisted: true)
@@ -247,7 +269,7 @@ public struct Supervision: Sendable {
     }
 
     private mutating func startEngineIfPossible(_ now: MonotonicTime) {
-        guard phase == .serving, self[.engine] == .waiting else { return }
+        guard phase == .serving || (phase == .endingEngine && returnsOnce), self[.engine] == .waiting else { return }
         if hasFileServer { guard case .ready = self[.backupfs] else { return } }
         start(.engine, now)
     }
@@ -288,16 +310,29 @@ public struct Supervision: Sendable {
     private mutating func endEngine(_ now: MonotonicTime) {
         phase = .endingEngine
         switch self[.engine] {
-        case .starting, .ready:
-            actions.append(.askToEnd(.engine))
-            self[.engine] = .ending(until: now.advanced(milliseconds: limits.engineSilence), insisted: false)
-        case .waiting, .pausing: self[.engine] = .gone
+        case .starting, .ready: askEngine(now)
+        case .waiting, .pausing:
+            // One that never served left nothing; and without a file server there is nowhere to bring pages home from.
+            if records[Part.engine.rawValue].wasEverReady, !hasFileServer || self[.backupfs] != .gone {
+                returnsOnce = true
+                self[.engine] = .waiting
+                actions.append(.say(.info, "started once more, to bring home what clients hold", .engine))
+                startEngineIfPossible(now)
+            } else {
+                self[.engine] = .gone
+            }
         case .ending, .killed, .gone: break
         }
         goOnEnding(now)
     }
 
+    private mutating func askEngine(_ now: MonotonicTime) {
+        actions.append(.askToEnd(.engine))
+        self[.engine] = .ending(until: now.advanced(milliseconds: limits.engineSilence), insisted: false)
+    }
+
     private mutating func goOnEnding(_ now: MonotonicTime) {
+        if phase == .endingEngine, self[.engine] == .waiting, hasFileServer, self[.backupfs] == .gone { self[.engine] = .gone }
         if phase == .endingEngine, self[.engine] == .gone {
             phase = .endingBackupfs
             actions.append(.discardKept(.engine))

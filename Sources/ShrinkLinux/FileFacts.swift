@@ -63,3 +63,8 @@ extension ThisProcess {
         return entry.gr_gid
     }
 }
+
+extension Files {
+    /// For `allocate`: beyond the end without moving it (FALLOC_FL_KEEP_SIZE).
+    public static var keepSize: CInt { SHL_KEEP_SIZE.rawInt }
+}

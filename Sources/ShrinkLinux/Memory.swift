@@ -47,6 +47,8 @@ public struct MappedMemory: ~Copyable, @unchecked Sendable {
         guard let p, shl_map_failed(p) == 0 else { throw lastErrno }
         base = p
         self.count = count
+        // After mlockall(MCL_ONFAULT) MAP_POPULATE does nothing: the kernel leaves every page to its first fault.
+        if populated { for offset in stride(from: 0, to: count, by: basePageSize) { dirtyByte(p + offset) } }
     }
 
     deinit { munmap(base, count) }

@@ -32,6 +32,8 @@ public enum Signal {
     public static let terminate: CInt = SIGTERM
     public static let kill: CInt = SIGKILL
     public static let stop: CInt = SIGSTOP
+    /// Tells the engine that a restart follows: it leaves everything to the next one.
+    public static let park: CInt = SIGUSR1
 }
 
 extension ThisProcess {

@@ -9,6 +9,7 @@ struct PressureLoop {
     private let journal: PressureJournal
     private let told: @Sendable (PressureDecision) -> Void
     private var policy: PressurePolicy
+    private let ballast = Ballast()
 
     private(set) var reading: PressureReading?
     private(set) var steps = 0
@@ -48,6 +49,7 @@ struct PressureLoop {
             let reading = try sensors.read(target, .now())
             self.reading = reading
             var decision = policy.decide(reading, .now())
+            ballast.follow(reading, isShort: policy.shortScope != nil)
             if decision.action == .reclaim {
                 // Others first: what they give back need not be taken from the pools.
                 relay?.tell(.now())

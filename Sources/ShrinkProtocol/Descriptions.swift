@@ -20,6 +20,8 @@ public struct WireBackup: Codable, Sendable, Equatable {
     /// Nil without a limit.
     public var bytesAvailable: Int?
     public var orphans: Int
+    /// Not nil: the backup does not answer, and has been asked for so long.
+    public var silentMilliseconds: Int?
 
     public init(mount: String, bytesStored: Int?, bytesAvailable: Int?, orphans: Int) {
         self.mount = mount

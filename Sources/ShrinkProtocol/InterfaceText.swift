@@ -10,7 +10,8 @@ public enum ShrinkInterface {
         # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
         #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
         #   mmap alone: read, write and fallocate on it bypass the contract.
-        # - Pins belong to the connection that made them and end with it.
+        # - Pins belong to the connection that made them and end with it. Only if the daemon's engine dies, and is started again, they are
+        #   held: until the client resumes its session, until its process has ended, or for a grace.
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
@@ -28,12 +29,32 @@ public enum ShrinkInterface {
         )
 
         # mount: the directory of the backup. bytesStored: what its objects take there, null where it does not tell.
-        # bytesAvailable: what may still be stored, null without a limit. orphans: objects in it that no pool knows.
+        # bytesAvailable: what may still be stored, null without a limit. orphans: objects in it that no pool knows. silentMilliseconds: null;
+        # or for how long the backup has not answered, and then the rest is what it last said.
         type Backup (
           mount: string,
           bytesStored: ?int,
           bytesAvailable: ?int,
-          orphans: int
+          orphans: int,
+          silentMilliseconds: ?int
+        )
+
+        # What the daemon's engines went through since the pools of now were first kept. starts: engines that have worked with them.
+        # healedPages: found in two places after a death, and put right. lostPages: found nowhere. waitingSessions: of clients that have not
+        # come back yet. descriptors: what the daemon's starter keeps for it, of at most descriptorLimit; null if it keeps none.
+        type Survival (
+          starts: int,
+          healedPages: int,
+          lostPages: int,
+          waitingSessions: int,
+          descriptors: int,
+          descriptorLimit: ?int
+        )
+
+        # Pins that a connection has of an object.
+        type ObjectPin (
+          objectId: int,
+          count: int
         )
 
         # Something that a machine may lack. reason: why it is not available, or null.
@@ -110,8 +131,21 @@ public enum ShrinkInterface {
           backup: Backup,
           strayPages: int,
           damagedPages: int,
-          features: [string]Feature
+          features: [string]Feature,
+          survival: Survival
         )
+
+        # The connection's session: the token brings what the connection holds back after the engine's death. graceMilliseconds: how long a
+        # new engine waits for a client whose process lives.
+        method OpenSession() -> (sessionToken: string, graceMilliseconds: int)
+
+        # Gives this connection, which holds nothing yet, the session of a connection that the engine's death ended: its pins and pools.
+        # For the same uid. poolIds: the pools whose memory it was given; they can be opened again, but a mapping that is there stays good.
+        method ResumeSession(sessionToken: string) -> (poolIds: []int)
+
+        # This connection's own pins, in ascending order of objectId, at most 1024 a reply; called again with afterObjectId set to
+        # nextAfterObjectId until that is null. Tells a client which call was done whose reply it lost.
+        method ListPins(afterObjectId: ?int) -> (pins: []ObjectPin, nextAfterObjectId: ?int)
 
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
         # poolFileDescriptor: the pool's memory, of fixed size.
@@ -347,6 +381,9 @@ public enum ShrinkInterface {
 
         # The memory or the userfaultfd of a mapping can't be registered; the message says why.
         error UnsuitableMapping (message: string)
+
+        # No session waits under that token: its pins are gone.
+        error NoSuchSession (message: string)
 
         # The system refused something that is not the caller's fault.
         error SystemFailure (message: string)

@@ -8,6 +8,9 @@ public struct WireMethod<Parameters: Codable & Sendable, Reply: Codable & Sendab
 /// Every method of `io.shrinkd`.
 public enum Methods {
     public static let status = WireMethod<NoParameters, StatusReply>(member: "Status")
+    public static let openSession = WireMethod<NoParameters, OpenSessionReply>(member: "OpenSession")
+    public static let resumeSession = WireMethod<ResumeSessionParameters, ResumeSessionReply>(member: "ResumeSession")
+    public static let listPins = WireMethod<ListPinsParameters, ListPinsReply>(member: "ListPins")
     public static let createPool = WireMethod<CreatePoolParameters, PoolReply>(member: "CreatePool")
     public static let openPool = WireMethod<PoolAddress, PoolReply>(member: "OpenPool")
     public static let destroyPool = WireMethod<PoolAddress, NoReply>(member: "DestroyPool")
@@ -30,6 +33,8 @@ public enum Methods {
     public static let listChunk = 128
     /// Runs of one reply of ListPages: each takes less than 100 bytes.
     public static let pageRunChunk = 1024
+    /// Pins of one reply of ListPins: each takes less than 60 bytes.
+    public static let pinChunk = 1024
 }
 
 /// The errors of the interface. Each carries a `message` that names cause and way out.
@@ -52,6 +57,7 @@ public enum WireErrorName: String, Sendable, CaseIterable {
     case faultsNotAllowed = "FaultsNotAllowed"
     case invalidFault = "InvalidFault"
     case unsuitableMapping = "UnsuitableMapping"
+    case noSuchSession = "NoSuchSession"
     case systemFailure = "SystemFailure"
 
     public var fullName: String { ShrinkInterface.name + "." + rawValue }

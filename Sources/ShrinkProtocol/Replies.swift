@@ -14,6 +14,8 @@ public struct StatusReply: Codable, Sendable, Equatable {
     public var strayPages: Int
     public var damagedPages: Int
     public var features: [String: WireFeature]
+    /// A daemon of an older version does not tell.
+    public var survival: WireSurvival?
 
     public init(
         version: String, pools: Int, objects: Int, pages: WirePageCounts, backup: WireBackup, strayPages: Int, damagedPages: Int,

@@ -38,6 +38,13 @@ public final class VarlinkClient: Sendable {
     /// Ends the connection, also under a call that waits.
     public func close() { socket.end(TransportError(.disconnected, "the connection was closed on this side")) }
 
+    /// As `close`, but what waits ends with `cancelled`.
+    public func cancel() { socket.end(TransportError(.cancelled, "the call was cancelled, which ends the connection")) }
+
+    /// Returns when the connection has ended, on whichever side. Between calls nothing else tells that the server is gone. Call it from a thread of
+    /// your own: it blocks, and takes nothing from the calls that go on meanwhile.
+    public func waitUntilEnded() { socket.waitUntilEnded() }
+
     // MARK: - Blocking
 
     /// Calls and waits for the reply.

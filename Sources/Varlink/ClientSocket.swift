@@ -10,6 +10,9 @@ public struct ClientReply: Sendable {
     public let continues: Bool
     public let descriptors: ReceivedDescriptors
 
+    /// A reply without parameters, for a call that turns out to have been answered already.
+    public static let empty = ClientReply(parameters: Array("{}".utf8), continues: false, descriptors: ReceivedDescriptors(owning: []))
+
     /// The parameters as a type. Unknown members are ignored, as clients should.
     public func decode<R: Decodable>(_ type: R.Type) throws(VarlinkFailure) -> R {
         do { return try ParameterText.decodeReply(type, from: parameters) } catch {
@@ -49,6 +52,9 @@ final class ClientSocket: @unchecked Sendable {
         ended.withLock { if $0 == nil { $0 = reason } }
         UnixSocket.shutDown(socket.number)
     }
+
+    /// Poll fails for want of kernel memory only; then who waits looks again by calling.
+    func waitUntilEnded() { try? waitForHangUp(socket.number) }
 
     var endReason: TransportError? { ended.withLock { $0 } }
 

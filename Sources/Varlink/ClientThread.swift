@@ -1,8 +1,8 @@
 import ShrinkLinux
 import SystemPackage
 
-/// The thread on which a client's async calls wait for the socket. It starts with the first of them and ends with the client.
-final class ClientThread: Sendable {
+/// The thread on which a client's async calls wait for the socket. It starts with the first of them and ends with the client, who calls `finish`.
+public final class ClientThread: Sendable {
     private struct State {
         var jobs: [@Sendable () -> Void] = []
         var started = false
@@ -10,7 +10,10 @@ final class ClientThread: Sendable {
     }
     private let state = Monitor(State())
 
-    func run(_ job: @escaping @Sendable () -> Void) {
+    public init() {}
+
+    /// Runs `job` there, after those before it.
+    public func run(_ job: @escaping @Sendable () -> Void) {
         let start = state.withLock {
             $0.jobs.append(job)
             let first = !$0.started
@@ -29,7 +32,7 @@ final class ClientThread: Sendable {
         }
     }
 
-    func finish() {
+    public func finish() {
         state.withLock { $0.finished = true }
         state.notifyAll()
     }

@@ -66,6 +66,11 @@ struct Serve: ParsableCommand {
             served.allowFaults()
             logger.warning("Faults may be set on the store, and there is no passthrough: --allow-faults was given.")
         }
+        do throws(Errno) { try ProcessMemory.lockOnFault() } catch {
+            logger.notice(
+                "Memory is not locked: under pressure the server itself may be paged out. Raise LimitMEMLOCK.",
+                metadata: ["error": "\(error)"])
+        }
         let options = ServeOptions(mountPoint: mountPoint, version: productVersion, allowsPassthrough: !noPassthrough)
         do throws(ServeError) {
             let ending = try BackupServer.serve(

@@ -93,6 +93,7 @@ struct StoreFlags: ParsableArguments {
 
     /// Opens the store, making one in empty directories.
     func open(_ logger: Logger) throws(StoreError) -> ServedStore {
+        try checkWhoMayWrite(logger)
         let layout = layout ?? found ?? defaultLayout ?? .raw
         try layout.require(in: directories)
         let store: any ObjectStore =

@@ -56,6 +56,7 @@ struct CommandFailure: Error {
         case .limitReached: (1, "limit_reached")
         case .faultsNotAllowed: (1, "faults_not_allowed")
         case .invalidFault: (1, "invalid_fault")
+        case .sessionLost: (1, "session_lost")
         case .disconnected: (1, "disconnected")
         case .timedOut: (1, "timed_out")
         default: (1, "failed")

@@ -18,6 +18,15 @@ struct StatusDocument: Encodable {
         var bytesStored: Nullable<Int>
         var bytesAvailable: Nullable<Int>
         var orphans: Int
+        var silentMs: Nullable<Int>
+    }
+    struct Survival: Encodable {
+        var starts: Int
+        var healedPages: Int
+        var lostPages: Int
+        var waitingSessions: Int
+        var descriptors: Int
+        var descriptorLimit: Nullable<Int>
     }
     struct Feature: Encodable {
         var available: Bool
@@ -31,6 +40,7 @@ struct StatusDocument: Encodable {
     var strayPages: Int
     var damagedPages: Int
     var features: [String: Feature]
+    var survival: Nullable<Survival>
     var pressure: Nullable<PressureDocument>
 
     init(_ status: StatusReply, _ pressure: PressureReply?) {
@@ -41,9 +51,16 @@ struct StatusDocument: Encodable {
         pages = status.pages
         backup = Backup(
             mount: status.backup.mount, bytesStored: Nullable(value: status.backup.bytesStored),
-            bytesAvailable: Nullable(value: status.backup.bytesAvailable), orphans: status.backup.orphans)
+            bytesAvailable: Nullable(value: status.backup.bytesAvailable), orphans: status.backup.orphans,
+            silentMs: Nullable(value: status.backup.silentMilliseconds))
         strayPages = status.strayPages
         damagedPages = status.damagedPages
+        survival = Nullable(
+            value: status.survival.map {
+                Survival(
+                    starts: $0.starts, healedPages: $0.healedPages, lostPages: $0.lostPages, waitingSessions: $0.waitingSessions,
+                    descriptors: $0.descriptors, descriptorLimit: Nullable(value: $0.descriptorLimit))
+            })
         features = status.features.mapValues { Feature(available: $0.available, reason: Nullable(value: $0.reason)) }
     }
 }

@@ -30,7 +30,7 @@ struct Shrinkctl: ParsableCommand {
         version: version,
         subcommands: [
             StatusCommand.self, PoolCommand.self, ObjectCommand.self, PagesCommand.self, ShrinkCommand.self, RecoverCommand.self,
-            FaultCommand.self, WatchCommand.self, TellCommand.self,
+            FaultCommand.self, WatchCommand.self, TellCommand.self, AbortMountCommand.self,
         ])
 
     static let version = productVersion

@@ -23,11 +23,24 @@ struct StatusCommand: ParsableCommand {
         }
         Console.say(pages.text)
         Console.say("backup: \(status.backup.mount)")
+        if let silent = status.backup.silentMilliseconds {
+            Console.say("  not answering for \(silent) ms: what follows is what it last said (see the log of backupfs)")
+        }
         Console.say("  stored: \(status.backup.bytesStored.map(Size.readable) ?? "not told")")
         Console.say("  available: \(status.backup.bytesAvailable.map(Size.readable) ?? "without limit")")
         Console.say("  orphans: \(status.backup.orphans)")
         if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
         if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
+        if let survival = status.survival {
+            Console.say(
+                survival.descriptorLimit.map { "kept over restarts: \(survival.descriptors) descriptors of at most \($0)" }
+                    ?? "kept over restarts: nothing (whoever started the engine keeps no descriptors)")
+            if survival.starts > 1 {
+                Console.say(
+                    "engine starts: \(survival.starts); pages healed \(survival.healedPages), lost \(survival.lostPages); clients awaited \(survival.waitingSessions)"
+                )
+            }
+        }
         if let pressure { PressureText.show(pressure) }
         for (name, feature) in status.features.sorted(by: { $0.key < $1.key }) {
             Console.say("\(name): \(feature.available ? "yes" : "no")\(feature.reason.map { " (\($0))" } ?? "")")

@@ -17,8 +17,9 @@ struct EngineCommand: ParsableCommand {
         usage: "shrinkd engine --runtime-dir <dir> --backup <dir>",
         discussion: """
             SIGTERM: pools that a connection still holds are recovered first, as far as memory allows; a second one skips that. \
+            SIGUSR1: everything is left to the next engine, which whoever started this one starts at once. \
             SIGHUP: the configuration is read again. Exit status: 0 ended as asked, 1 failed (the last message says why), 64 usage, \
-            78 the configuration has a mistake.
+            75 ended for a restart, 78 the configuration has a mistake.
             """,
         version: productVersion)
 
@@ -32,7 +33,10 @@ struct EngineCommand: ParsableCommand {
         let log = Logger(label: "engine")
         do {
             let source = ConfigurationSource(flags: settings.given, file: settings.config)
-            try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, configuration: source, log: log).run()
+            switch try EngineDaemon(runtimeDirectory: runtimeDir, backup: backup, configuration: source, log: log).run() {
+            case .stopped: Glibc.exit(0)
+            case .parked: Glibc.exit(RestartRequest.exitStatus)
+            }
         } catch let error as ConfigurationError {
             log.error("\(error)")
             Glibc.exit(78)
@@ -40,6 +44,5 @@ struct EngineCommand: ParsableCommand {
             log.error("\(error)")
             Glibc.exit(1)
         }
-        Glibc.exit(0)
     }
 }

@@ -13,6 +13,7 @@ final class EngineDaemon {
     private let signals: SignalDescriptor
     private let engine: Engine
     private let control: ControlService
+    private let survival: Survival
     private let server: VarlinkServer
     private let notifier = Notifier()
     private let pressure: PressureWiring
@@ -27,7 +28,7 @@ final class EngineDaemon {
         self.log = log
         self.source = source
         configuration = try source.read()
-        signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp])
+        signals = try SignalDescriptor([Signal.terminate, Signal.interrupt, Signal.hangUp, Signal.park])
         ThisProcess.ignoreBrokenPipes()
         try ThisProcess.raiseDescriptorLimit()
         var inherited = InheritedDescriptors()
@@ -37,26 +38,32 @@ final class EngineDaemon {
                 "Memory is not locked: under pressure the daemon itself may be paged out. Raise LimitMEMLOCK.",
                 metadata: ["error": "\(error)"])
         }
+        let socket = inherited.take("varlink")
+        let pressureSocket = inherited.take("pressure")
+        survival = try Survival(&inherited, logger: log)
         let directory = try BackupDirectory(path: backup)
-        engine = try Engine(backup: directory, configuration: Engine.Configuration(configuration), logger: log)
+        engine = try Engine(
+            backup: directory, configuration: EngineKillPoint.armed(Engine.Configuration(configuration)), logger: log)
         for feature in directory.status().features where !feature.isAvailable {
             log.notice("Not available: \(feature.name).", metadata: ["reason": "\(feature.reason ?? "not told")"])
         }
+        try survival.takeOver(engine) { [notifier] pools in
+            // Healing reads every page's place: a starter must not lose patience with many pools.
+            try? notifier.extendTimeout(seconds: 60, status: "taking over pools of the last engine: \(pools) done")
+        }
         let listener: OwnedDescriptor
         var ownSocket: String?
-        if let passed = inherited.take("varlink") {
-            listener = passed
+        if let socket {
+            listener = socket
         } else {
-            // Root's daemon serves every user and tells them apart by their credentials.
             let path = runtimeDirectory + "/" + ShrinkInterface.name
-            listener = try VarlinkSocket.bind(path, mode: ThisProcess.userID == 0 ? 0o666 : 0o600)
+            listener = try KeptListener.take(path, from: survival.descriptors)
             ownSocket = path
         }
         self.ownSocket = ownSocket
-        pressure = try PressureWiring(
-            engine, configuration, runtimeDirectory: runtimeDirectory, passed: inherited.take("pressure"), log: log)
+        pressure = try PressureWiring(engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
         heartbeat = Heartbeat(notifier, engine, pressure.monitor)
-        control = try ControlService(engine: engine, version: productVersion, pressure: pressure.monitor)
+        control = try ControlService(engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor)
         server = try VarlinkServer(
             listener: listener,
             vendor: VarlinkVendor(
@@ -64,8 +71,15 @@ final class EngineDaemon {
             interfaces: [control], onDrop: DropLog(log).note)
     }
 
+    /// How an engine that was told to has ended.
+    enum Ending {
+        case stopped
+        /// Everything is left to the next one.
+        case parked
+    }
+
     /// Serves until a signal, then ends in order.
-    func run() throws {
+    func run() throws -> Ending {
         let ended = Monitor<Result<Void, Errno>?>(nil)
         let wakeup = try Wakeup()
         let serving = Task.detached { [server] in
@@ -79,135 +93,74 @@ final class EngineDaemon {
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
         try notifier.ready(status: heartbeat.text)
-        try waitForEnd(epoll)
+        if try waitForEnd(epoll) == .park {
+            park()
+            return .parked
+        }
         if let result = ended.withLock({ $0 }) {
             try result.get()
-            return
+            return .stopped
         }
         tell { (notifier) throws(Errno) in try notifier.stopping(status: "bringing back what clients hold") }
         pressure.stop()
         server.stopAccepting()
+        // Whoever comes now is told at once that nobody listens, instead of waiting at a socket that the starter still holds.
+        KeptListener.forget(survival.descriptors)
         engine.beginShutdown()
-        try bringBackHeldPools(epoll)
-        nameLosses()
+        let homecoming = Homecoming(engine, control.heldPools, notifier, log)
+        try homecoming.run(epoll, signals)
+        let left = homecoming.nameLosses()
         serving.cancel()
         let result = ended.wait { $0 }
         control.finish()
         if let ownSocket { try? Files.remove(ownSocket) }
-        _ = engine.removeAllBackups()
+        _ = engine.removeAllBackups(except: left)
         try result.get()
+        return .stopped
     }
 
-    /// Returns on SIGTERM, SIGINT, or when the server ended by itself.
-    private func waitForEnd(_ epoll: Epoll) throws {
+    private enum End { case stop, park }
+
+    /// Returns on SIGTERM, SIGINT, on the signal to park, or when the server ended by itself.
+    private func waitForEnd(_ epoll: Epoll) throws -> End {
         while true {
             let events = try epoll.wait(timeoutMilliseconds: heartbeat.milliseconds)
-            heartbeat.beat()
+            // Nothing to do but to tell that calls are answered, if they are.
+            if events.isEmpty, control.isResponsive(withinMilliseconds: UInt64(max(100, heartbeat.milliseconds))) { heartbeat.beat() }
             for event in events {
-                if event.token == 1 { return }
+                if event.token == 1 { return .stop }
                 while let number = try signals.next() {
-                    if number == Signal.hangUp {
+                    switch number {
+                    case Signal.hangUp:
                         tell { (notifier) throws(Errno) in try notifier.reloading() }
                         configuration = pressure.reload(configuration, source)
                         tell { (notifier) throws(Errno) in try notifier.ready(status: heartbeat.text) }
-                    } else {
-                        return
+                    case Signal.park:
+                        if survival.descriptors.isKept { return .park }
+                        log.warning(
+                            "Told to leave everything to the next engine, but the starter keeps nothing: that signal is passed over.")
+                    default: return .stop
                     }
                 }
             }
         }
     }
 
-    // MARK: Ending
-
-    /// Clients that still have a pool open keep their mapping when this process is gone: its pages must be in it.
-    private func bringBackHeldPools(_ epoll: Epoll) throws {
-        let pools = control.heldPools
-        guard !pools.isEmpty else { return }
-        log.notice("Recovering pools that clients hold; a second SIGTERM skips it.", metadata: ["pools": "\(pools.count)"])
-        let state = Monitor((isSkipped: false, isDone: false))
-        let done = try Wakeup()
-        let (engine, log, notifier) = (engine, log, notifier)
-        let worker = try DedicatedThread("recover-held") {
-            var told = MonotonicTime.now()
-            for pool in pools {
-                let reporter = ProgressReporter(log: log, notifier: notifier, pool: pool, last: told)
-                let result = engine.recover(.pool(pool)) { progress in
-                    reporter.report(progress)
-                    return state.withLock { $0.isSkipped } ? .stop : .proceed
-                }
-                told = reporter.last
-                log.notice(
-                    "Recovered.",
-                    metadata: [
-                        "pool": "\(pool.rawValue)", "pages": "\(result.recoveredPages)", "failed": "\(result.failedPages)",
-                        "stopped_by": "\(result.failure.map { "\($0)" } ?? "nothing")",
-                    ])
-            }
-            state.withLock { $0.isDone = true }
-            done.signal()
-        }
-        try epoll.add(done.number, .input, token: 2)
-        while !state.withLock({ $0.isDone }) {
-            for event in try epoll.wait() where event.token == 0 {
-                while let number = try signals.next() {
-                    if number != Signal.hangUp { state.withLock { $0.isSkipped = true } }
-                }
-            }
-        }
-        worker.join()
-        try epoll.remove(done.number)
-    }
-
-    /// Says which content ends with this process: pages in the backup of pools that clients hold, and everything of pools that nobody holds.
-    private func nameLosses() {
-        let held = Set(control.heldPools)
-        var after: ObjectID?
-        while true {
-            let objects = engine.objects(in: nil, after: after, limit: 256)
-            guard let last = objects.last else { return }
-            after = last.id
-            for object in objects {
-                let lost = held.contains(object.pool) ? object.pages.backedUp : object.pages.backedUp + object.pages.resident
-                if lost == 0 { continue }
-                log.warning(
-                    "The content of an object ends with the daemon.",
-                    metadata: [
-                        "object": "\(object.id.rawValue)", "name": "\(object.name)", "pool": "\(object.pool.rawValue)", "pages": "\(lost)",
-                    ])
-            }
-        }
+    /// Leaves everything to the next engine, which the starter starts at once. All of it is with the starter already: what a killed engine would not
+    /// lose, one that ends now does not lose either.
+    private func park() {
+        tell { (notifier) throws(Errno) in try notifier.stopping(status: "leaving the pools to the next engine") }
+        server.stopAccepting()
+        survival.note(engine.counters)
+        log.notice(
+            "Ended for a restart: pools, pins and sessions wait for the next engine.",
+            metadata: ["descriptors": "\(survival.descriptors.used)"])
     }
 
     private func tell(_ what: (Notifier) throws(Errno) -> Void) {
         do throws(Errno) { try what(notifier) } catch {
             log.warning("The starter of this process cannot be told.", metadata: ["error": "\(error)"])
         }
-    }
-}
-
-/// One line a second about a long recover, for the log and for whoever waits with a timeout.
-private final class ProgressReporter: @unchecked Sendable {
-    // Sendable: the engine calls back one at a time.
-    private let log: Logger
-    private let notifier: Notifier
-    private let pool: PoolID
-    private(set) var last: MonotonicTime
-
-    init(log: Logger, notifier: Notifier, pool: PoolID, last: MonotonicTime) {
-        self.log = log
-        self.notifier = notifier
-        self.pool = pool
-        self.last = last
-    }
-
-    func report(_ progress: RecoverProgress) {
-        let now = MonotonicTime.now()
-        guard now.nanoseconds(since: last) >= 1_000_000_000 else { return }
-        last = now
-        let text = "recovering pool \(pool.rawValue): \(progress.recoveredPages) pages are back"
-        log.info("Progress.", metadata: ["pool": "\(pool.rawValue)", "pages": "\(progress.recoveredPages)"])
-        try? notifier.extendTimeout(seconds: 30, status: text)
     }
 }
 

@@ -27,6 +27,40 @@ import Testing
         #expect(version.ending == .exited(0) && version.output.split(separator: ".").count == 3)
     }
 
+    @Test func aStoreThatOthersMayWriteIsRefusedAndASharedTmpfsIsWarnedOf() throws {
+        let scratch = try ScratchDirectory()
+        let (mount, store) = (scratch.file("mount"), scratch.file("store"))
+        try Files.makeDirectory(mount)
+        try Files.makeDirectory(store)
+        for mode in [0o777, 0o770, 0o702] as [UInt32] {
+            try Files.setMode(of: store, mode)
+            expect(try serve([mount, "--store", store]), status: 64, mentions: store, "chmod 700")
+        }
+        // With the sticky bit it is served; here something else is wrong, so that it ends.
+        try Files.setMode(of: store, 0o1777)
+        try Files.replaceContents(of: store + "/letter", with: [1])
+        let warned = try serve([mount, "--store", store])
+        #expect(warned.ending == .exited(65) && warned.errors.contains("warning: Others may make files"), "\(warned.errors)")
+    }
+
+    @Test func aStoreOfAnotherUserCannotBeWritten() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "a store of another user is not tried") }
+        let scratch = try ScratchDirectory()
+        try Files.setMode(of: scratch.path, 0o755)
+        let (mount, store) = (scratch.file("mount"), scratch.file("store"))
+        try Files.makeDirectory(mount, mode: 0o777)
+        try Files.makeDirectory(store, mode: 0o700)
+        for layout in ["raw", "packed"] {
+            let result = try runProgram(
+                "/usr/bin/setpriv",
+                [
+                    "--reuid=65534", "--regid=65534", "--clear-groups", Machine.program("backupfs"), mount, "--store", store, "--layout",
+                    layout,
+                ])
+            expect(result, status: 73, mentions: "no permission", store)
+        }
+    }
+
     @Test func anUnusableStoreIsRefusedUntouched() throws {
         let scratch = try ScratchDirectory()
         let (mount, store) = (scratch.file("mount"), scratch.file("store"))

@@ -33,7 +33,7 @@ import Testing
                     Methods.createObject, CreateObjectParameters(pool: address, objectName: "o", sizeBytes: 4 << 20)
                 ).bufferObject
                 guard let bytes = memory.bytes(of: object) else { throw Errno.ioError }
-                HalfRandom.fill(bytes, seed: UInt64(object.objectId))
+                PartlyRandom.fill(bytes, seed: UInt64(object.objectId), one: 4)
                 _ = try client.call(Methods.unpin, ObjectAddress(objectId: object.objectId))
                 objects.append(object)
             }
@@ -58,7 +58,7 @@ import Testing
             // And every byte is what it was.
             for object in objects {
                 _ = try client.call(Methods.pin, ObjectAddress(objectId: object.objectId))
-                guard let bytes = memory.bytes(of: object), HalfRandom.isIntact(bytes, seed: UInt64(object.objectId)) else {
+                guard let bytes = memory.bytes(of: object), PartlyRandom.isIntact(bytes, seed: UInt64(object.objectId), one: 4) else {
                     throw Errno.ioError
                 }
                 _ = try client.call(Methods.unpin, ObjectAddress(objectId: object.objectId))
@@ -80,7 +80,8 @@ import Testing
             let file = try MemoryFile.make("pool", size: Self.poolBytes)
             let memory = try MappedMemory(sharing: file.number, count: Self.poolBytes)
             for start in stride(from: 0, to: Self.poolBytes, by: 4 << 20) {
-                HalfRandom.fill(UnsafeMutableRawBufferPointer(rebasing: memory.bytes[start..<start + (4 << 20)]), seed: UInt64(start))
+                PartlyRandom.fill(
+                    UnsafeMutableRawBufferPointer(rebasing: memory.bytes[start..<start + (4 << 20)]), seed: UInt64(start), one: 4)
             }
             try group.limit(group.usageBytes + Self.roomBytes)
             let hog = try Hog(megabytes: 96)
@@ -114,21 +115,5 @@ private struct Hog: ~Copyable {
             for (1..\(megabytes / 2)) { push @a, chr(65 + $_ % 26) x (2 << 20); select(undef, undef, undef, 0.04); }
             """
         process = try ChildProcess("/usr/bin/perl", ["-e", program], environment: ["LC_ALL=C"])
-    }
-}
-
-/// Pages that a compressor halves and more, no two alike.
-private enum HalfRandom {
-    static func fill(_ bytes: UnsafeMutableRawBufferPointer, seed: UInt64) {
-        var generator = SeededGenerator(seed: seed)
-        let words = bytes.bindMemory(to: UInt64.self)
-        for index in words.indices { words[index] = index % 4 == 0 ? generator.next() : seed }
-    }
-
-    static func isIntact(_ bytes: UnsafeMutableRawBufferPointer, seed: UInt64) -> Bool {
-        var generator = SeededGenerator(seed: seed)
-        let words = bytes.bindMemory(to: UInt64.self)
-        for index in words.indices where words[index] != (index % 4 == 0 ? generator.next() : seed) { return false }
-        return true
     }
 }

@@ -103,24 +103,6 @@ import Testing
         #expect(try pool.mismatches(object) == [], "seed \(seed)")
     }
 
-    @Test func poolsEndWithAKilledEngineAndTheirBackupsAreCountedAsOrphans() throws {
-        let daemon = try DaemonProcess()
-        let control = Control(daemon: daemon)
-        let pool = try PoolClient(daemon, pool: "p", sizeBytes: 4 << 20, seed: 1)
-        let object = try pool.makeObject(pages: 100)
-        try pool.unpin(object)
-        #expect(try control("shrink", "--all").status == 0)
-        try daemon.killPart("engine")
-        try daemon.waitFor("the new engine to answer") { try control("status").status == 0 }
-        let status = try control("status")
-        #expect(status.number("pools") == 0)
-        #expect(status.number("backup.orphans") == 1)
-        #expect(throws: ShrinkdError.self) { try pool.pin(object) }
-        // Ids are not used again while the store lives.
-        let next = try PoolClient(daemon, pool: "p", sizeBytes: 4 << 20, seed: 1)
-        #expect(try next.makeObject(pages: 1).objectId > object.objectId)
-    }
-
     @Test func clientsThatVanishHoldNothingUp() throws {
         let daemon = try DaemonProcess()
         let control = Control(daemon: daemon)

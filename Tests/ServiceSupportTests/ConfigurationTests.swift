@@ -87,4 +87,15 @@ import Testing
         #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000"][$0] })?.beatMilliseconds == 1000)
         #expect(Watchdog(environment: { ["WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"][$0] }, processID: 2) == nil)
     }
+
+    /// The man page says what each key is, and nothing about keys that there are not.
+    @Test func theManPageDescribesEveryKey() throws {
+        let path = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 } + "/docs/shrinkd.conf.5"
+        let lines = String(decoding: try Files.contents(of: path), as: UTF8.self).split(separator: "\n")
+        let described = lines.filter { $0.hasPrefix(".It Cm ") }.map { $0.split(separator: " ") }
+        #expect(described.map { String($0[2]) }.sorted() == ConfigurationKey.all.map(\.name).sorted())
+        for words in described {
+            #expect(words.contains("live") == (ConfigurationKey.named(String(words[2]))?.isLive ?? false), "\(words)")
+        }
+    }
 }

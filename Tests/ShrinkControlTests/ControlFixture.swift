@@ -54,7 +54,8 @@ struct HeldControl: Sendable {
         }
         let engine = try Engine(
             backup: try BackupDirectory(path: backupPath), logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
-        let service = try ControlService(engine: engine, version: "1.2.3")
+        let quiet = Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() })
+        let service = try ControlService(engine: engine, version: "1.2.3", survival: try Survival(logger: quiet))
         let path = scratch.file("io.shrinkd")
         let server = try VarlinkServer(
             listener: try VarlinkSocket.bind(path, mode: 0o666),

@@ -36,48 +36,6 @@ struct ModelFailure: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-/// What can go wrong on request: the engine's fault hook, driven by steps.
-final class ModelFaults: Sendable {
-    private struct State {
-        var point: FaultPoint?
-        var hits = 0
-        var isDead = false
-        var isSticky = false
-        var cancellation: Cancellation?
-    }
-
-    private let state = Monitor(State())
-
-    func arm(_ point: FaultPoint, after hits: Int, isDeath: Bool) {
-        state.withLock { $0 = State(point: point, hits: hits, isSticky: isDeath) }
-    }
-
-    /// Cancels at the n-th fault point of any kind.
-    func armCancel(_ cancellation: Cancellation, after hits: Int) {
-        state.withLock { $0 = State(hits: hits, cancellation: cancellation) }
-    }
-
-    func disarm() { state.withLock { $0 = State() } }
-
-    func strike(_ point: FaultPoint) -> EngineError? {
-        let (cancellation, strikes) = state.withLock { state -> (Cancellation?, Bool) in
-            if state.isDead { return (nil, true) }
-            if let cancellation = state.cancellation {
-                state.hits -= 1
-                return (state.hits == 0 ? cancellation : nil, false)
-            }
-            guard state.point == point else { return (nil, false) }
-            state.hits -= 1
-            guard state.hits <= 0 else { return (nil, false) }
-            state.isDead = state.isSticky
-            if !state.isSticky { state.point = nil }
-            return (nil, true)
-        }
-        cancellation?.cancel()
-        return strikes ? EngineError(.interrupted, "fault at \(point)") : nil
-    }
-}
-
 /// An engine and a plain model of what its clients wrote, driven step by step. Everything is compared.
 ///
 /// A page's content is its stamp: 0 is a page of zeros, else word 0 holds it and so does one more word whose place depends on it.
@@ -105,17 +63,23 @@ final class EngineModel {
     private var bulks: [BulkMoveID] = []
     private var nextStamp: UInt64
     private var cancellation: Cancellation?
-    private var mustDie = false
+    private let shared: SharedModelFaults?
+    /// Steps that an armed fault has to strike in.
+    private var faultLeft = 0
+    /// Steps until it dies at the latest, once that is decided.
+    private var lifeLeft: Int?
+    private var mustDie: Bool { lifeLeft != nil || shared != nil }
     private(set) var steps = 0
 
     static let poolPages = 96
     static let maximumObjects = 10
 
     /// A model of its own, with faults and deaths.
-    init(backup: any Backup) throws {
+    init(backup: any Backup, coverage: ModelCoverage? = nil) throws {
         self.backup = backup
-        let faults = ModelFaults()
+        let faults = ModelFaults(coverage)
         self.faults = faults
+        shared = nil
         checksEngine = true
         nextStamp = 1
         engine = try Engine(backup: backup, configuration: Self.configuration(faults), logger: quiet)
@@ -124,8 +88,9 @@ final class EngineModel {
     }
 
     /// One of several clients of an engine, each in a pool of its own.
-    init(engine: Engine, backup: any Backup, client: UInt64) throws {
+    init(engine: Engine, backup: any Backup, client: UInt64, faults shared: SharedModelFaults) throws {
         self.backup = backup
+        self.shared = shared
         self.engine = engine
         faults = nil
         checksEngine = false
@@ -149,18 +114,21 @@ final class EngineModel {
 
     func run(_ step: ModelStep) throws {
         steps += 1
-        // A fault or a cancellation armed by the step before strikes in this one only.
+        // A cancellation armed by the step before strikes in this one only; a fault or a death waits for its place for some steps.
         let isArming = step.kind == .armFault || step.kind == .armCancel
         let cancellation = self.cancellation
-        let isDying = mustDie
         try perform(step, cancellation)
-        if !isArming {
-            self.cancellation = nil
-            faults?.disarm()
-            if isDying {
-                mustDie = false
+        if let left = lifeLeft {
+            lifeLeft = left - 1
+            if left == 0 || faults?.isDead == true {
+                faults?.disarm()
+                lifeLeft = nil
                 try dieAndReopen()
             }
+        } else if !isArming {
+            self.cancellation = nil
+            faultLeft -= 1
+            if faultLeft <= 0 { faults?.disarm() }
         }
         if checksEngine, let broken = engine.brokenInvariants().first { throw ModelFailure(broken) }
     }
@@ -238,17 +206,22 @@ final class EngineModel {
             try engine.setBulkMove(step.b % 4 == 0 ? nil : bulks[Int(step.b % UInt64(bulks.count))], of: objects[index].id)
         case .bump: if !bulks.isEmpty { engine.bump(bulks[Int(step.a % UInt64(bulks.count))]) }
         case .look: if let index { try look(index) }
-        case .armFault:
+        case .armFault where lifeLeft == nil:
             let points = FaultPoint.allCases.filter { !$0.isDeathOnly }
             faults?.arm(points[Int(step.a % UInt64(points.count))], after: 1 + Int(step.b % 4), isDeath: false)
-        case .armCancel:
+            faultLeft = 1 + Int(step.b / 4 % 16)
+        case .armCancel where shared != nil: self.cancellation = shared?.swap()
+        case .armCancel where lifeLeft == nil:
             let cancellation = Cancellation()
             self.cancellation = cancellation
+            faultLeft = 0
             faults?.armCancel(cancellation, after: 1 + Int(step.b % 6))
         case .die:
-            guard let faults else { return }
-            faults.arm(FaultPoint.allCases[Int(step.a % UInt64(FaultPoint.allCases.count))], after: 1 + Int(step.b % 6), isDeath: true)
-            mustDie = true
+            guard let faults, lifeLeft == nil else { return }
+            let point = FaultPoint.allCases[Int(step.a % UInt64(FaultPoint.allCases.count))]
+            faults.arm(point, after: 1 + Int(step.b % 3), isDeath: true)
+            lifeLeft = 1 + Int(step.b / 3 % 200)
+        case .armFault, .armCancel: break
         }
     }
 
@@ -383,11 +356,17 @@ final class EngineModel {
     /// The engine is gone; another one takes the pool over. Pins ended with it.
     private func dieAndReopen() throws {
         guard let faults else { return }
+        try reopen(on: try Engine(backup: backup, configuration: Self.configuration(faults), logger: quiet))
+    }
+
+    /// Goes on with another engine.
+    func reopen(on next: Engine) throws {
         let persistent = try engine.persistentDescriptors(of: pool)
-        engine = try Engine(backup: backup, configuration: Self.configuration(faults), logger: quiet)
+        engine = next
         let healing = try engine.adoptPool(file: try persistent.file.duplicate(), ledger: try persistent.ledger.duplicate()).healing
         if healing.lost > 0 { throw ModelFailure("\(healing.lost) pages were lost") }
         bulks = []
+        cancellation = nil
         objects.removeAll { object in object.mayBeGone && (try? engine.object(object.id)) == nil }
         for index in objects.indices { (objects[index].holds, objects[index].mayBeGone) = (0, false) }
         try checkEverything()
@@ -395,6 +374,7 @@ final class EngineModel {
 
     /// A quiet point: every byte of every object.
     func checkEverything() throws {
+        faults?.disarm()
         for index in objects.indices { try look(index, whole: true) }
         guard checksEngine else { return }
         let ids = engine.objects(in: pool, limit: .max).map(\.id)

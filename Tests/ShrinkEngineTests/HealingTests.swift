@@ -98,7 +98,36 @@ private final class Death: Sendable {
         #expect(try next.object(object.id).pages.backedUp == 0)
     }
 
-    @Test(arguments: FaultPoint.allCases.filter(\.isDeathOnly)) func makingAndDestroyingAreWholeOrUndone(_ point: FaultPoint) throws {
+    /// A pin of given-up content dies on the way to zeros: the next one still says that it was given up, and has zeros.
+    @Test(arguments: [FaultPoint.afterClearFree, .afterClearDrop, .afterClearWords]) func aPinOfGivenUpContentThatDiesIsDoneAgain(
+        _ point: FaultPoint
+    ) throws {
+        let death = Death(at: point, hit: 1)
+        let fixture = try EngineFixture { configuration in
+            configuration.copyWorkers = 1
+            configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }
+        }
+        let object = try fixture.makeObject(pages: 300, zeroEvery: 0)
+        _ = fixture.engine.shrink(.bytes(ByteCount(100 * basePageSize)))
+        // Neither the pool's part nor the backup's has gone.
+        try fixture.engine.discardContent(object.id)
+        death.arm()
+        do {
+            try fixture.engine.pin(object.id)
+            #expect(Bool(false), "the point was not reached")
+        } catch { #expect(error.message == "died at \(point)") }
+        let persistent = try fixture.engine.persistentDescriptors(of: fixture.pool)
+        let next = try Engine(backup: try BackupDirectory(path: fixture.backup.path), logger: quiet)
+        let (pool, healing) = try next.adoptPool(file: try persistent.file.duplicate(), ledger: try persistent.ledger.duplicate())
+        #expect(healing.lost == 0)
+        #expect(try next.pin(object.id).retained == false)
+        #expect((0..<300).allSatisfy { page in fixture.bytes(object, page).allSatisfy { $0 == 0 } })
+        #expect(try next.pool(pool).pages.backedUp == 0)
+        #expect(fixture.backup.status().storedBytes == 0)
+    }
+
+    @Test(arguments: [FaultPoint.afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared])
+    func makingAndDestroyingAreWholeOrUndone(_ point: FaultPoint) throws {
         let death = Death(at: point, hit: 1)
         let fixture = try EngineFixture(poolPages: 256) { configuration in
             configuration.faults = { at, _, _ in death.strikes(at) ? EngineError(.interrupted, "died at \(at)") : nil }

@@ -1,5 +1,7 @@
+import Glibc
 import ShrinkEngine
 import ShrinkLinux
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -58,11 +60,17 @@ import Testing
 
     // MARK: sysfs, on a fixture tree
 
-    private func fixture(_ directory: ScratchDirectory, status: String, partition: Bool = false) throws {
-        let power = directory.file(partition ? "dev/block/disk/device/power" : "dev/block/8:0/device/power")
+    /// As sysfs has it: links by device number to a disk and its partition, whose device is beside them.
+    private func fixture(_ directory: ScratchDirectory, status: String, control: String = "auto") throws {
+        let power = directory.file("devices/scsi/block/sda/device/power")
         try Files.makeDirectories(power)
-        if partition { try Files.makeDirectories(directory.file("dev/block/disk/8:1")) }
-        for (name, text) in [("control", "auto\n"), ("runtime_status", status + "\n"), ("autosuspend_delay_ms", "1500\n")] {
+        try Files.makeDirectories(directory.file("devices/scsi/block/sda/sda1"))
+        try Files.makeDirectories(directory.file("dev/block"))
+        for (number, name) in [("8:0", "sda"), ("8:1", "sda/sda1")] {
+            let link = directory.file("dev/block/" + number)
+            guard symlink("../../devices/scsi/block/" + name, link) == 0 else { throw Errno.ioError }
+        }
+        for (name, text) in [("control", control + "\n"), ("runtime_status", status + "\n"), ("autosuspend_delay_ms", "1500\n")] {
             try Files.replaceContents(of: power + "/" + name, with: Array(text.utf8))
         }
     }
@@ -105,6 +113,48 @@ import Testing
         }
         #expect(!broken.hold())
         #expect(try text(power + "/control").hasPrefix("auto"), "what could not be woken is let go")
+    }
+
+    @Test func aPartitionsDeviceIsItsDisks() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "active")
+        guard let gate = SysfsPowerGate(major: 8, minor: 1, sysfs: directory.path) else { return #expect(Bool(false), "no gate") }
+        #expect(gate.hold())
+        #expect(try text(directory.file("devices/scsi/block/sda/device/power/control")).hasPrefix("on"))
+        gate.release()
+    }
+
+    /// Whoever set it so wants it so.
+    @Test func aDeviceThatIsSetToStayAwakeIsLeftSo() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "active", control: "on")
+        guard let gate = SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path) else { return #expect(Bool(false), "no gate") }
+        #expect(gate.hold())
+        gate.release()
+        #expect(try text(directory.file("dev/block/8:0/device/power/control")) == "on\n")
+    }
+
+    /// While somebody holds it, the last word is "on", whoever let go at the same time.
+    @Test func whoHoldsTheDeviceIsNotLetDownByWhoLetsGo() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "active")
+        let control = directory.file("dev/block/8:0/device/power/control")
+        guard let gate = SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path) else { return #expect(Bool(false), "no gate") }
+        let letDown = Atomic(0)
+        try withDedicatedThreads { threads in
+            for worker in 0..<2 {
+                threads.start("holder-\(worker)") {
+                    for _ in 0..<2000 where gate.hold() {
+                        for _ in 0..<4 where (try? Files.contents(of: control))?.first != UInt8(ascii: "o") {
+                            letDown.add(1, ordering: .relaxed)
+                        }
+                        gate.release()
+                    }
+                }
+            }
+        }
+        #expect(letDown.load(ordering: .relaxed) == 0)
+        #expect(try text(control).hasPrefix("auto"))
     }
 
     @Test func devicesWithoutPowerManagementHaveNoGate() throws {

@@ -175,7 +175,7 @@ import Testing
         #expect(try evil.answer() == "x")
         // Whatever is asked comes back, and names what is wrong; the other pool goes on.
         let limit = MonotonicTime.now().advanced(milliseconds: 30_000)
-        while engine.stalledPools().isEmpty, MonotonicTime.now() < limit { _ = engine.shrink(.pool(evil.pool)) }
+        while engine.stalledPools().isEmpty, MonotonicTime.now() < limit { _ = engine.shrink(.object(evil.object.id)) }
         #expect(engine.stalledPools().map(\.pool) == [evil.pool])
         let refused = engine.shrink(.object(evil.object.id)).failure
         #expect(refused?.code == .busy)

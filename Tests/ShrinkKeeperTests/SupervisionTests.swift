@@ -30,6 +30,41 @@ import Testing
         #expect(supervision.nextDeadline == at(now + 100))
     }
 
+    /// What clients have out is in what the dead engine left: an end in its pause brings it home all the same.
+    @Test func anEndWhileTheEngineIsAwayStartsItOnceMore() {
+        var supervision = Supervision(ownsFileServer: true)
+        serving(&supervision)
+        _ = supervision.ended(.engine, .ended(.signalled(9)), at(10))
+        #expect(supervision.askedToEnd(at(20)).contains(.start(.engine)))
+        #expect(supervision.becameReady(.engine, at(30)) == [.askToEnd(.engine)])
+        #expect(supervision.ended(.engine, .ended(.exited(0)), at(40)).contains(.askToEnd(.backupfs)))
+        #expect(supervision.ended(.backupfs, .ended(.signalled(15)), at(50)).last == .finish(0))
+    }
+
+    @Test func aSecondRequestEndsEvenThat() {
+        var supervision = Supervision(ownsFileServer: true)
+        serving(&supervision)
+        _ = supervision.ended(.engine, .ended(.signalled(9)), at(10))
+        _ = supervision.askedToEnd(at(20))
+        #expect(supervision.askedToEnd(at(25)).contains(.kill(.engine)))
+        #expect(supervision.ended(.engine, .ended(.signalled(9)), at(30)).contains(.askToEnd(.backupfs)))
+        #expect(supervision.ended(.backupfs, .ended(.exited(0)), at(40)).last == .finish(1))
+    }
+
+    @Test func aRestartThatWasAskedForIsNoFailureAndForgetsThoseBefore() {
+        var supervision = Supervision(ownsFileServer: true)
+        serving(&supervision)
+        for _ in 0..<3 {
+            _ = supervision.ended(.engine, .ended(.signalled(9)), at(10))
+            _ = supervision.passed(at(100_000))
+            _ = supervision.becameReady(.engine, at(100_001))
+        }
+        #expect(supervision.ended(.engine, .ended(.exited(75)), at(100_010)).contains(.start(.engine)))
+        _ = supervision.becameReady(.engine, at(100_020))
+        _ = supervision.ended(.engine, .ended(.signalled(9)), at(100_030))
+        #expect(supervision.nextDeadline == at(100_130))
+    }
+
     @Test func theEighthFailureInARowIsTheLast() {
         var supervision = Supervision(ownsFileServer: true)
         serving(&supervision)

@@ -42,6 +42,8 @@ private struct Sample {
         (recover.objectId, recover.everything) = (1, true)
         let samples = [
             try Sample(NoParameters(), NoParameters.parameterNames),
+            try Sample(ResumeSessionParameters(sessionToken: "a"), ResumeSessionParameters.parameterNames),
+            try Sample(ListPinsParameters(afterObjectId: 1), ListPinsParameters.parameterNames),
             try Sample(anyPool, PoolAddress.parameterNames),
             try Sample(CreatePoolParameters(poolName: "a", sizeBytes: 1), CreatePoolParameters.parameterNames),
             try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
@@ -76,7 +78,8 @@ private struct Sample {
     @Test func theTextNamesEveryMethodErrorAndMemberOfTheTypes() throws {
         let text = ShrinkInterface.text
         let members = [
-            Methods.status.member, Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
+            Methods.status.member, Methods.openSession.member, Methods.resumeSession.member, Methods.listPins.member,
+            Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
@@ -102,7 +105,8 @@ private struct Sample {
         let object = WireObject(
             objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1, priority: 1,
             pinCount: 1, pages: pages)
-        let backup = WireBackup(mount: "/", bytesStored: 1, bytesAvailable: 1, orphans: 1)
+        var backup = WireBackup(mount: "/", bytesStored: 1, bytesAvailable: 1, orphans: 1)
+        backup.silentMilliseconds = 1
         let failure = WireFailure(errorName: "a", message: "b")
         var shrink = ShrinkReply()
         (shrink.goalBytes, shrink.failure) = (1, failure)
@@ -116,8 +120,16 @@ private struct Sample {
         try add(backup)
         try add(failure)
         try add(WireFeature(available: true, reason: "r"))
-        try add(
-            StatusReply(version: "1", pools: 1, objects: 1, pages: pages, backup: backup, strayPages: 1, damagedPages: 1, features: [:]))
+        var status = StatusReply(
+            version: "1", pools: 1, objects: 1, pages: pages, backup: backup, strayPages: 1, damagedPages: 1, features: [:])
+        let survival = WireSurvival(starts: 1, healedPages: 1, lostPages: 1, waitingSessions: 1, descriptors: 1, descriptorLimit: 1)
+        status.survival = survival
+        try add(status)
+        try add(survival)
+        try add(OpenSessionReply(sessionToken: "a", graceMilliseconds: 1))
+        try add(ResumeSessionReply(poolIds: [1]))
+        try add(WirePin(objectId: 1, count: 1))
+        try add(ListPinsReply(pins: [WirePin(objectId: 1, count: 1)], nextAfterObjectId: 1))
         try add(PoolReply(pool: pool, poolFileDescriptor: 0))
         try add(ListPoolsReply(pools: [pool], nextAfterPoolId: 1))
         try add(ObjectReply(bufferObject: object))

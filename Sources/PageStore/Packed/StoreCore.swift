@@ -13,6 +13,7 @@ final class StoreCore: Sendable {
     let counters = StoreCounters()
     let damage: DamageLog
     let reserves: [SegmentReserve]
+    let runs = RunReserve()
     let budget: WriteBudget
     let objectsDirectory: SharedDescriptor
     /// Compacts one segment now; false if none was worth it. Set by the store.
@@ -226,6 +227,9 @@ final class StoreCore: Sendable {
                 let slot = table.slot(open.number)
                 slot.isDirty = true
                 let fd = try table.descriptor(open.number)
+                if tiers[tier].inMemory {
+                    try runs.prepare(&context.open[tier], fd, needed: staged, segmentBytes: geometry.segmentBytes)
+                }
                 let written = Files.write(fd, UnsafeRawBufferPointer(start: context.staging, count: staged), at: open.position)
                 done = written.bytes
                 failure = written.error

@@ -55,6 +55,7 @@ final class StoreOpening {
             do { try core.reserves[0].restore() } catch {
                 if error != .noSpace { throw error }
             }
+            core.prepareFirstWriters()
         } catch {
             throw StoreError(.system, "\(directories[0]): the store can't be opened", errno: error)
         }
@@ -71,6 +72,11 @@ final class StoreOpening {
                     continue
                 }
                 let status = try Files.status(of: name, at: tier.segments.number)
+                if tier.inMemory, status.allocatedBytes > (status.sizeBytes + basePageSize - 1) & ~(basePageSize - 1) {
+                    // A run's room, allocated ahead by a process that was killed (`RunReserve`).
+                    let file = try Files.open(name, [.readWrite, .noFollow], at: tier.segments.number)
+                    try Files.truncate(file.number, to: status.sizeBytes)
+                }
                 if core.table.slot(number).state == .sealed {
                     try? Files.remove(name, at: core.tiers[core.table.slot(number).tier].segments.number)
                 }

@@ -113,7 +113,13 @@ struct StoreTiers {
     }
 
     private static func unusable(_ path: String, _ error: Errno) -> StoreError {
-        StoreError(error == .readOnlyFileSystem ? .readOnly : .system, "\(path) can't be used as a store's directory", errno: error)
+        switch error {
+        case .permissionDenied, .notPermitted:
+            StoreError(.readOnly, "no permission to use \(path) as a store's directory; run as its owner or give another", errno: error)
+        case .readOnlyFileSystem:
+            StoreError(.readOnly, "\(path) is on a read-only file system; remount it writable or give another", errno: error)
+        default: StoreError(.system, "\(path) can't be used as a store's directory", errno: error)
+        }
     }
 
     /// What is behind the first tier must be something else than memory, or nothing is gained by moving there.

@@ -26,6 +26,8 @@ final class WorkerContext: @unchecked Sendable {
         var number = -1
         /// Where the next block goes.
         var position = 0
+        /// Up to here the file has memory (`RunReserve`).
+        var allocated = 0
     }
 
     let slot: Int
@@ -69,7 +71,8 @@ final class WorkerContext: @unchecked Sendable {
         let stagingSpace =
             Self.stagingBytes + BlockHeader.aligned(BlockHeader.headerBytes(pages: BlockHeader.maximumPages) + Self.blockBytes)
         memory = try MappedMemory(
-            anonymous: (stagingSpace + Self.windowBytes + Self.blockBytes + 2 * basePageSize) & ~(basePageSize - 1), populated: false)
+            anonymous: (stagingSpace + Self.windowBytes + Self.blockBytes + 2 * basePageSize) & ~(basePageSize - 1),
+            populated: slot < RunReserve.firstWriters)
         block = memory.base
         page = block + Self.blockBytes
         window = page + basePageSize

@@ -13,6 +13,7 @@ struct FaultAround {
     static let longest = EngineLimits.runPages
     /// Pages that were there already are passed over, up to so many.
     private static let slack = 64
+    private static let longestAfterJump = 8
     /// A window of this length is worth fetching the next one before it is asked for.
     static let aheadFrom = 16
 
@@ -29,7 +30,7 @@ struct FaultAround {
         }
         // A jump: the stream that was used least recently makes room, and what it had learned fades.
         let i = oldest
-        let window = max(1, self[i].window / 4)
+        let window = max(1, min(self[i].window / 4, Self.longestAfterJump))
         self[i] = Stream(next: page + window, window: window, usedAt: clock)
         return (window, false)
     }

@@ -152,7 +152,7 @@ final class PoolTouch: Sendable {
             for span in spans {
                 do throws(Errno) { try Userfaults.protect(span.userfaults.number, span.addresses) } catch {
                     isComplete = false
-                    giveUp(span, error)
+                    giveUp(span, error, generation)
                 }
             }
             if isComplete, state.withLock({ $0.generation == generation }) { return true }
@@ -165,14 +165,17 @@ final class PoolTouch: Sendable {
     }
 
     /// A mapping whose process is gone, or whose registration somebody took back, is none any more.
-    private func giveUp(_ span: Span, _ error: Errno) {
+    private func giveUp(_ span: Span, _ error: Errno, _ generation: UInt64) {
         switch error {
         case .noSuchProcess: remove(span.mapping)
         // Unmapped, and the event is on its way; without an event the range was taken back.
         case .noSuchFileOrDirectory, .invalidArgument, .badAddress:
             if (try? waitReadable(span.userfaults.number, timeoutMilliseconds: 0)) != true {
                 state.withLock { state in
-                    guard let i = state.mappings.firstIndex(where: { $0.id == span.mapping }) else { return }
+                    // If the event was read meanwhile, something else may show at these addresses now.
+                    guard state.generation == generation, let i = state.mappings.firstIndex(where: { $0.id == span.mapping }) else {
+                        return
+                    }
                     state.mappings[i].segments.unmap(span.addresses)
                     state.generation += 1
                 }

@@ -1,0 +1,84 @@
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+
+/// Room for a run of each writer, allocated ahead in the segment that it appends to. Memory tiers only.
+///
+/// A write to tmpfs takes memory, and where a memory cgroup is full the kernel kills somebody instead of failing the write. Shrinking happens exactly then.
+/// So a run goes into room that was allocated before; when its pages have left the pool, the next write finds that memory free and allocates ahead
+/// again. Where nothing is free it takes what is left, and then fails with ENOSPC, which is told and does not kill.
+///
+/// Allocated beyond the file's end (FALLOC_FL_KEEP_SIZE): the size says what was appended, and sealing gives the rest back.
+final class RunReserve: Sendable {
+    /// The largest write of one call, with headers.
+    static let runBytes = (1 << 20) + (64 << 10)
+    /// Writers that have their room from the start: as many as copy at once.
+    static let firstWriters = 2
+    /// What is left to all else that the kernel takes for this process.
+    private static let marginBytes = 256 << 10
+    /// With so much free, nobody looks again for a moment.
+    private static let plentyBytes = 64 << 20
+    private static let lookNanoseconds: UInt64 = 20_000_000
+
+    private let cgroup = MemoryCgroup.ofThisProcess()
+    private let look = Mutex<(at: MonotonicTime, bytes: Int)>((MonotonicTime(nanoseconds: 0), 0))
+
+    /// Sees to it that `needed` bytes after the open segment's position have memory, and a run after those if there is enough. ENOSPC if not even `needed`.
+    @inline(__always)
+    func prepare(_ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, segmentBytes: Int) throws(Errno) {
+        // In halves: one allocation for several writes.
+        if open.allocated - open.position - needed >= Self.runBytes / 2 { return }
+        let wanted = min(segmentBytes, open.position + needed + Self.runBytes)
+        if open.allocated < wanted { try extend(&open, fd, needed: needed, to: wanted) }
+    }
+
+    @inline(never)
+    private func extend(_ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int) throws(Errno) {
+        let start = max(open.allocated, open.position)
+        let missing = max(0, open.position + needed - start)
+        let free = headroom()
+        if missing > free { throw .noSpace }
+        let bytes = max(missing, min(wanted - start, free - Self.marginBytes))
+        guard bytes > 0 else { return }
+        do throws(Errno) {
+            try Files.allocate(fd, mode: Files.keepSize, at: start, length: bytes)
+            open.allocated = start + bytes
+        } catch {
+            // Room ahead is good to have; without room for this write the write itself says so.
+            guard missing == 0 || error == .notSupported else { throw error }
+        }
+    }
+
+    /// What the memory cgroups of this process have left. The machine's own memory is looked after before (`StoreCore.admit`).
+    private func headroom() -> Int {
+        guard let cgroup else { return .max / 2 }
+        let now = MonotonicTime.now()
+        return look.withLock { look in
+            if look.bytes > Self.plentyBytes, now.nanoseconds(since: look.at) < Self.lookNanoseconds { return look.bytes }
+            look = (now, min((try? cgroup.availableBytes()) ?? 0, .max / 2))
+            return look.bytes
+        }
+    }
+}
+
+extension StoreCore {
+    /// Opens a segment for each of the first writers and allocates their run, so that even the first shrink needs no memory. What fails is left to the
+    /// writers, who say why.
+    func prepareFirstWriters() {
+        guard tiers[0].inMemory else { return }
+        for slot in 0..<RunReserve.firstWriters {
+            pool.withContext(of: slot) { context in
+                do throws(Errno) {
+                    if context.open[0].number < 0 {
+                        let number = try newSegment(tier: 0, for: .writer)
+                        context.open[0] = WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes)
+                    }
+                    try runs.prepare(
+                        &context.open[0], try table.descriptor(context.open[0].number), needed: 0, segmentBytes: geometry.segmentBytes)
+                } catch {
+                    tiers[0].note("room for a run", error)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+import Glibc
+import ShrinkClient
+import ShrinkLinux
+import ShrinkProtocol
+import SystemPackage
+import TestSupport
+import Testing
+
+/// A stop is no restart: clients' memory is made whole as far as memory allows, and what is not is named and kept.
+@Suite(.serialized) struct StopTests {
+    private static let quiet = ["SHRINKD_PRESSURE=off"]
+
+    /// With pools of twice the limit: at a stop the limit no longer counts, and nothing goes out again to make room.
+    @Test func poolsOfTwiceTheLimitComeHome() throws {
+        let seed = testSeed("twice the limit")
+        let daemon = try DaemonProcess(arguments: ["--max-resident", "16M"], environment: Self.quiet)
+        let control = Control(daemon: daemon)
+        var pools: [(client: PoolClient, objects: [WireObject])] = []
+        for name in ["a", "b"] {
+            let client = try PoolClient(daemon, pool: name, sizeBytes: 32 << 20, seed: seed)
+            var objects: [WireObject] = []
+            for _ in 0..<4 {
+                let object = try client.makeObject(pages: 1024, zeroEvery: 0)
+                try client.unpin(object)
+                objects.append(object)
+            }
+            pools.append((client, objects))
+        }
+        let before = try control("status")
+        #expect(try #require(before.number("pages.backed_up")) >= 4096, "the limit is met")
+        #expect(try daemon.stop() == .exited(0))
+        for pool in pools {
+            for object in pool.objects { #expect(pool.client.mappedMismatches(object, zeroEvery: 0) == [], "seed \(seed)") }
+        }
+    }
+
+    @Test func whatHasNoRoomIsNamedAndStaysInTheStore() throws {
+        let seed = testSeed("no room")
+        let store = try ScratchDirectory()
+        let total = Int(try MemoryInfo().total)
+        let daemon = try DaemonProcess(store: store.path, arguments: ["--memory-floor", "\(total)"], environment: Self.quiet)
+        let pool = try PoolClient(daemon, pool: "p", sizeBytes: 16 << 20, seed: seed)
+        let object = try pool.makeObject(pages: 512, zeroEvery: 0)
+        try pool.unpin(object)
+        #expect(try Control(daemon: daemon)("shrink", "--all").status == 0)
+        #expect(try daemon.stop() == .exited(0))
+        #expect(daemon.said.contains("did not come home") && daemon.said.contains("object=\(object.objectId)"), "\(daemon.said)")
+        let next = try DaemonProcess(store: store.path, environment: Self.quiet)
+        #expect(try Control(daemon: next)("status").number("backup.orphans") == 1)
+        let pages = next.mountPoint + "/objects/\(object.objectId)/pages/"
+        for page in [0, 511] {
+            #expect(try Files.contents(of: pages + "\(page)") == pool.pattern.page(object.objectId << 20 | page, zeroEvery: 0))
+        }
+        #expect(try next.stop() == .exited(0))
+    }
+
+    @Test func aStopWhileTheEngineIsAwayBringsPagesHomeToo() throws {
+        let seed = testSeed("stop in the pause")
+        let daemon = try DaemonProcess()
+        let pool = try PoolClient(daemon, pool: "p", sizeBytes: 16 << 20, seed: seed)
+        let object = try pool.makeObject(pages: 1000, zeroEvery: 0)
+        try pool.unpin(object)
+        #expect(try Control(daemon: daemon)("shrink", "--all").status == 0)
+        // Each failure makes the pause longer; the last one is 1.6 s.
+        for _ in 0..<4 { try daemon.killPart("engine") }
+        let last = try #require(daemon.process(of: "engine"))
+        Glibc.kill(last, SIGKILL)
+        try daemon.waitFor("the keeper to notice") { daemon.process(of: "engine") == nil }
+        #expect(try daemon.stop() == .exited(0), "\(daemon.said)")
+        #expect(daemon.said.contains("started once more"), "\(daemon.said)")
+        #expect(pool.mappedMismatches(object, zeroEvery: 0) == [], "seed \(seed)")
+    }
+
+    /// An answer also while the file server hangs.
+    @Test func statusAnswersWhileTheBackupDoesNot() throws {
+        let daemon = try DaemonProcess()
+        let control = Control(daemon: daemon)
+        #expect(try control("status").output.contains("\"silent_ms\" : null"))
+        let server = try #require(daemon.process(of: "backupfs"))
+        Glibc.kill(server, SIGSTOP)
+        defer { Glibc.kill(server, SIGCONT) }
+        for _ in 0..<3 {
+            let status = try control("status")
+            #expect(status.status == 0, "\(status.errors)")
+            #expect(status.number("backup.silent_ms") ?? 0 >= 1000, "\(status.output)")
+        }
+        let text = try runProgram(Machine.program("shrinkctl"), ["status", "--socket", daemon.socket])
+        #expect(text.output.contains("not answering for"), "\(text.output)")
+        Glibc.kill(server, SIGCONT)
+        try daemon.waitFor("the backup to answer") { try control("status").output.contains("\"silent_ms\" : null") }
+    }
+
+    @Test func abortMountFreesWhoeverWaitsAndAsksNobody() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "aborting a mount without a daemon is not tested") }
+        let daemon = try DaemonProcess()
+        let control = Control(daemon: daemon)
+        let pool = try PoolClient(daemon, pool: "p", sizeBytes: 4 << 20, seed: 3)
+        let object = try pool.makeObject(pages: 64, zeroEvery: 0)
+        try pool.unpin(object)
+        #expect(try control("shrink", "--all").status == 0)
+        let parts = try ["backupfs", "engine"].map { try #require(daemon.process(of: $0)) }
+        for part in parts { Glibc.kill(part, SIGSTOP) }
+        defer { for part in parts { Glibc.kill(part, SIGCONT) } }
+        let null = try Files.open("/dev/null", .writeOnly)
+        let reader = try ChildProcess("/bin/cat", [daemon.mountPoint + "/stats"], environment: [], standardError: null.number)
+        // Stuck in the mount; nothing but the kernel says so.
+        try daemon.waitFor("the reader to wait in the mount") { (try? isWaitingInFuse(reader.processID)) == true }
+        let wrong = try runProgram(Machine.program("shrinkctl"), ["abort-mount", "/nowhere"])
+        #expect(wrong.ending == .exited(1) && wrong.errors.contains(daemon.mountPoint), "\(wrong.errors)")
+        let aborted = try runProgram(Machine.program("shrinkctl"), ["abort-mount", daemon.mountPoint, "--json"])
+        #expect(aborted.ending == .exited(0) && aborted.output.contains("connections"), "\(aborted.errors)")
+        #expect(try reader.wait(timeoutMilliseconds: 20_000) == .exited(1))
+        for part in parts { Glibc.kill(part, SIGCONT) }
+        // The keeper starts another server on a mount of its own; the engine finds it.
+        try daemon.waitFor("pages to come back", seconds: 60) { try control("recover", "--all").status == 0 }
+        #expect(pool.mappedMismatches(object, zeroEvery: 0) == [])
+        #expect(try daemon.stop() == .exited(0))
+    }
+}
+
+/// True if a process sleeps in a FUSE request (the kernel's name for where it waits).
+func isWaitingInFuse(_ process: Int32) throws -> Bool {
+    for task in try taskNumbers(process) {
+        let place = String(decoding: try Files.contents(of: "/proc/\(process)/task/\(task)/wchan"), as: UTF8.self)
+        if place.contains("request_wait_answer") || place.contains("fuse") { return true }
+    }
+    return false
+}
+
+func taskNumbers(_ process: Int32) throws -> [String] {
+    let directory = try Files.open("/proc/\(process)/task", [.readOnly, .directory])
+    var tasks: [String] = []
+    try Files.forEachName(in: directory.number) { tasks.append($0) }
+    return tasks
+}
