@@ -34,6 +34,9 @@ public final class Engine: Sendable {
         public var unlimitedUser = ThisProcess.userID
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
+        /// Clients have the pools' memory files and may do with them what they like: calls that such a client can make wait for ever are made on threads of
+        /// each pool's own. It costs two switches of threads a run.
+        public var clientsAreStrangers = false
 
         public init() {}
     }
@@ -47,6 +50,7 @@ public final class Engine: Sendable {
     let room: Room
     let ahead: RecoverAhead
     let leases = LeaseBroker()
+    let faultServer: FaultServer
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -61,9 +65,13 @@ public final class Engine: Sendable {
         staging = StagingPool(buffers)
         room = try Room(configuration)
         ahead = RecoverAhead()
+        faultServer = try FaultServer(faults: configuration.faults)
     }
 
-    deinit { ahead.end() }
+    deinit {
+        ahead.end()
+        faultServer.end()
+    }
 
     // MARK: Pools
 
@@ -87,7 +95,8 @@ public final class Engine: Sendable {
         }
         // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
-            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup)
+            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup,
+            isGuarded: configuration.clientsAreStrangers)
         let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
             try state.checkRunning()
@@ -128,6 +137,7 @@ public final class Engine: Sendable {
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
             state.leave(id)
         }
+        for mapping in faultServer.ids(of: id) { endMapping(mapping) }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
 
