@@ -3,7 +3,8 @@
  * Caveats first:
  * - Use an object's bytes only between shrinkd_pin and shrinkd_unpin. Outside, its pages may be gone, and what is written there may be lost.
  * - Pins belong to the client's connection. When it ends, for whatever reason, they end with it.
- * - A child process that fork(2) makes has the mapping but no pins: it must not touch the memory, nor call anything here.
+ * - A child process that fork(2) makes has the mapping but no pins: it must not touch the memory, nor call anything here; a pin or unpin there
+ *   ends it with SIGSEGV.
  * - Two clients of one object see the same bytes. A pin keeps pages in place; it is no lock.
  *
  * Every function may be called from any thread; those that end a handle must be its last use. Functions that return int return 0 or more if

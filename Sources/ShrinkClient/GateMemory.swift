@@ -10,6 +10,8 @@ final class GateMemory: Sendable {
         var holders: [Int: Int] = [:]
         /// Objects whose last holder went; the daemon is told with the next call that attaches.
         var abandoned: [Int] = []
+        /// The gate with the highest index so far.
+        var highestGate = 0
     }
 
     let clientID: Int
@@ -23,6 +25,8 @@ final class GateMemory: Sendable {
         clientID = opened.reply.gateClientId
         do throws(Errno) {
             memory = try MappedMemory(sharing: opened.descriptor.number, count: GateMemoryLayout.sizeBytes)
+            // A child that unpinned, when it cleans up for example, would take its parent's pins: better that it ends there and then.
+            try memory.excludeFromForks()
         } catch {
             throw ShrinkdError(.system, "cannot map the gates: \(error)")
         }
@@ -34,7 +38,18 @@ final class GateMemory: Sendable {
         else {
             return nil
         }
+        attachments.withLock { $0.highestGate = max($0.highestGate, reply.gateIndex) }
         return Gate(word: memory.base.assumingMemoryBound(to: UInt64.self) + reply.gateIndex, generation: generation)
+    }
+
+    /// Nothing is pinned through these gates any more. The daemon drops them too, a little later, when it sees the connection's end.
+    func close() {
+        let words = memory.base.assumingMemoryBound(to: UInt64.self)
+        for gate in 0...attachments.withLock({ $0.highestGate }) {
+            var seen = AtomicMemory.loadRelaxed(words + gate)
+            while !AtomicMemory.replace(words + gate, &seen, with: GateWord(gateGeneration: 0, purgeGeneration: 0, isClosed: true).rawValue)
+            {}
+        }
     }
 
     func hold(_ object: Int) { attachments.withLock { $0.holders[object, default: 0] += 1 } }
@@ -70,6 +85,6 @@ final class GateSession: Sendable {
         }
     }
 
-    /// What is mapped already.
-    var mapped: GateMemory? { memory.withLock { $0 } }
+    /// The client is closed.
+    func close() { memory.withLock { $0 }?.close() }
 }

@@ -27,9 +27,7 @@ public final class ShrinkdClient: Sendable {
     public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
         self.timeoutMilliseconds = timeoutMilliseconds
         self.path = SocketLocation.find(explicit: path)
-        do throws(TransportError) {
-            link = try Link(path: self.path, timeoutMilliseconds: timeoutMilliseconds)
-        } catch {
+        do throws(TransportError) { link = try Link(path: self.path, timeoutMilliseconds: timeoutMilliseconds) } catch {
             throw ShrinkdError(error)
         }
     }
@@ -42,6 +40,7 @@ public final class ShrinkdClient: Sendable {
     /// Ends the connection and every pin of it.
     public func close() {
         link.close()
+        gates.close()
         revocations.end()
     }
 
@@ -104,6 +103,16 @@ public final class ShrinkdClient: Sendable {
         if let descriptor = reply.descriptors.take(index(decoded)) { return DescriptorReply(reply: decoded, descriptor: descriptor) }
         throw ShrinkdError(
             .protocolViolation, "shrinkd's reply to \(method.member) lacks its descriptor; the process may have too many open")
+    }
+
+    /// One call that takes descriptors along, blocking. The parameters name them by index.
+    func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P, passing descriptors: [SharedDescriptor]) throws(ShrinkdError) -> R {
+        do throws(VarlinkFailure) {
+            return try link.client.call(method.fullName, parameters, descriptors: descriptors, timeoutMilliseconds: timeout(method.member))
+                .decode(R.self)
+        } catch {
+            throw ShrinkdError(error)
+        }
     }
 
     private func timeout(_ member: String) -> UInt64? {

@@ -108,7 +108,7 @@ final class BlockingWorkers: Sendable {
         let done = Monitor(false)
         queue.withLock {
             $0.jobs.append(
-                Job(user: nil) {
+                Job {
                     done.withLock { $0 = true }
                     done.notifyAll()
                 })

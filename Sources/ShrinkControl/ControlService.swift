@@ -12,13 +12,16 @@ public import Varlink
 public final class ControlService: VarlinkInterface {
     public let name = ShrinkInterface.name
     public let text = ShrinkInterface.text
-    /// No method takes descriptors yet.
-    public let acceptsDescriptors = false
+    public let acceptsDescriptors = true
 
     let engine: Engine
     let version: String
     let sessions: Sessions
     let survival: Survival
+    let gates: GateHolders
+    /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
+    let touchFeatures = Engine.touchSupport()
+    let mappings = ConnectionMappings()
     let workers: BlockingWorkers
     let watch: BackupWatch
     /// Nil where nobody looks for pressure.
@@ -35,9 +38,10 @@ public final class ControlService: VarlinkInterface {
         self.version = version
         self.survival = survival
         sessions = Sessions(survival.state)
+        gates = GateHolders(survival, engine, waiting: Set(sessions.waiting.map(\.token)))
         workers = try BlockingWorkers()
         watch = try BackupWatch(engine)
-        grace = try Self.holdPins(of: sessions, engine, graceMilliseconds)
+        grace = try Self.holdPins(of: sessions, gates, engine, graceMilliseconds)
     }
 
     /// Pools whose memory an open connection was given: their users still need what is in them.
@@ -56,13 +60,15 @@ public final class ControlService: VarlinkInterface {
 
     public func answer(_ call: VarlinkCall) async throws(VarlinkError) -> VarlinkReply {
         do throws(ControlError) {
+            // One method alone takes descriptors.
+            if call.descriptors.count > 0, call.member != Methods.registerMapping.member { throw ControlError.parameter("fileDescriptors") }
             try beginSession(call.connection)
             switch call.member {
             case Methods.status.member: return try await status(call)
+            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.openSession.member: return try await openSession(call)
             case Methods.resumeSession.member: return try await resumeSession(call)
             case Methods.listPins.member: return try await listPins(call)
-            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.createPool.member: return try await createPool(call)
             case Methods.openPool.member: return try await openPool(call)
             case Methods.destroyPool.member: return try await destroyPool(call)
@@ -86,6 +92,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
             case Methods.listPages.member: return try await listPages(call)
+            case Methods.registerMapping.member: return try await registerMapping(call)
+            case Methods.unregisterMapping.member: return try await unregisterMapping(call)
+            case Methods.openUserfaultDevice.member: return try await openUserfaultDevice(call)
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)
@@ -106,7 +115,7 @@ public final class ControlService: VarlinkInterface {
         let parameters: P
         do throws(VarlinkError) { parameters = try call.decode(type) } catch { throw .varlink(error) }
         let caller = Caller(call.connection.peer)
-        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.userID) {
+        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.isAdministrator ? nil : caller.userID) {
             Result { () throws(ControlError) in try body(parameters, caller) }
         }
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }

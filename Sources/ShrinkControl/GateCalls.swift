@@ -7,16 +7,11 @@ import Varlink
 // Gates belong to a connection, as pins do: its memory is passed to nobody else, and its words end with it.
 extension ControlService {
     func mapGates(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
-        return try await perform(call, .bookkeeping, NoParameters.self) { (_, caller) throws(ControlError) in
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
+        return try await perform(call, .backup, NoParameters.self) { (_, caller) throws(ControlError) in
+            guard let token = sessions.token(connection) else { throw .service(.systemFailure, "the connection has ended") }
+            let client = try gates.make(connection, token, owner: caller.userID, engine)
             do throws(EngineError) {
-                let client: GateClientID
-                if let own = sessions.gates(connection) {
-                    client = own
-                } else {
-                    client = try engine.addGateClient(owner: caller.userID)
-                    if !sessions.setGates(client, connection) { engine.removeGateClient(client) }
-                }
                 let memory = SharedDescriptor(try engine.gateDescriptor(client))
                 let reply = MapGatesReply(
                     gatesFileDescriptor: 0, gateCount: GateMemoryLayout.gateCount, gateClientId: Int(client.rawValue))
@@ -28,11 +23,11 @@ extension ControlService {
     }
 
     func attachGate(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
-                let client = try Self.gates(sessions, connection)
+                let client = try Self.client(of: gates, connection)
                 // This connection's calls come one after the other, so nobody else takes its pins meanwhile.
                 let pins = sessions.pins(object.id, connection)
                 let attachment: GateAttachment
@@ -41,7 +36,7 @@ extension ControlService {
                 } catch {
                     throw ControlError(error)
                 }
-                _ = sessions.takePins(object.id, connection)
+                sessions.takePins(object.id, connection)
                 return AttachGateReply(
                     bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
                     gateIndex: Int(attachment.gate), gateGeneration: Int(attachment.gateGeneration),
@@ -50,24 +45,24 @@ extension ControlService {
     }
 
     func detachGate(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, gates, connection) = (engine, gates, call.connection.id)
         try await perform(call, .bookkeeping, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
-            let client = try Self.gates(sessions, connection)
+            let client = try Self.client(of: gates, connection)
             do throws(EngineError) { try engine.detachGate(object.id, client: client) } catch { throw ControlError(error) }
         }
         return VarlinkReply()
     }
 
     func pinGate(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, gates, connection) = (engine, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
-                let client = try Self.gates(sessions, connection)
+                let client = try Self.client(of: gates, connection)
                 let answer: PinAnswer
                 do throws(EngineError) { answer = try engine.pinGate(object.id, client: client) } catch { throw ControlError(error) }
-                let isKnown = sessions.sees(answer.purgeGeneration, of: object.id, connection)
+                let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
                 return PinReply(
                     bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
                     retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
@@ -96,8 +91,8 @@ extension ControlService {
         return VarlinkReply()
     }
 
-    private static func gates(_ sessions: Sessions, _ connection: UInt64) throws(ControlError) -> GateClientID {
-        guard let client = sessions.gates(connection) else {
+    private static func client(of gates: GateHolders, _ connection: UInt64) throws(ControlError) -> GateClientID {
+        guard let client = gates.gates(connection) else {
             throw .service(.notPinned, "this connection has no gates; call MapGates first")
         }
         return client

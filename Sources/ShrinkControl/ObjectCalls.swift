@@ -6,7 +6,7 @@ import Varlink
 
 extension ControlService {
     func createObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, CreateObjectParameters.self) { (parameters, caller) throws(ControlError) in
                 let pool = try engine.pool(parameters.pool, for: caller)
@@ -23,7 +23,7 @@ extension ControlService {
                         announced = id
                         sessions.addPin(id, connection)
                     }
-                    _ = sessions.sees(0, of: object.id, connection)
+                    _ = gates.sees(0, of: object.id, connection)
                     if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
                     if parameters.leased == true { try engine.setLease(object.id, true) }
                     return ObjectReply(bufferObject: WireObject(try engine.object(object.id), poolName: pool.name))
@@ -35,15 +35,16 @@ extension ControlService {
     }
 
     func destroyObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
             do throws(EngineError) {
-                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: sessions.gates(connection))
+                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: gates.gates(connection))
             } catch {
                 throw ControlError(error)
             }
             sessions.forget(object.id)
+            gates.forget(object.id)
         }
         return VarlinkReply()
     }
@@ -57,7 +58,7 @@ extension ControlService {
     }
 
     func pin(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
@@ -70,7 +71,7 @@ extension ControlService {
                 } catch {
                     throw ControlError(error)
                 }
-                let isKnown = sessions.sees(answer.purgeGeneration, of: object.id, connection)
+                let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
                 return PinReply(
                     bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
                     retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))

@@ -24,7 +24,8 @@ extension WireObject {
             objectId: Int(object.id.rawValue), objectName: object.name, poolId: Int(object.pool.rawValue), poolName: poolName,
             ownerUid: Int(object.owner), sizeBytes: object.sizeBytes.rawValue, roundedBytes: object.pageCount * 4096,
             offsetBytes: object.offsetBytes.rawValue, priority: Int(object.priority.rawValue), pinCount: object.pinCount,
-            purgeable: object.isPurgeable, purged: object.isPurged, leased: object.isLeased, pages: WirePageCounts(object.pages))
+            purgeable: object.isPurgeable, purged: object.isPurged, purgeGeneration: Int(object.purgeGeneration), leased: object.isLeased,
+            pages: WirePageCounts(object.pages))
     }
 }
 

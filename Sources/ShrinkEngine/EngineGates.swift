@@ -22,6 +22,13 @@ extension Engine {
     public func addGateClient(owner: UInt32) throws(EngineError) -> GateClientID {
         let (id, region, directory) = try state.withLock { state throws(EngineError) in
             try state.checkRunning()
+            if let limit = limits(of: owner)?.gateClients {
+                let count = state.gates.clients.values.count { $0.owner == owner }
+                if count >= limit {
+                    throw EngineError(
+                        .limitReached, "uid \(owner) has \(count) clients with gates, which is its limit; close one, or share a connection")
+                }
+            }
             if state.gates.directory == nil { state.gates.directory = try GateDirectory() }
             guard let directory = state.gates.directory, let region = state.gates.takeRegion() else {
                 throw EngineError(.limitReached, "there are \(EngineLimits.gateClients) clients with gates already; close a connection")

@@ -49,7 +49,8 @@ final class LeaseBroker: Sendable {
         var pending: [UInt64: Pending] = [:]
         /// Clients that listen: with the wait that gets the next revocation, or busy with the last one (nil).
         var listeners: [UInt32: RevocationWait?] = [:]
-        var nextID: UInt64 = 1
+        /// Never an id that an engine before this one gave: an answer to that one is none to this.
+        var nextID = MonotonicTime.now().nanoseconds
         var counters = LeaseCounters()
     }
 
@@ -223,7 +224,7 @@ extension Engine {
     public func listensForRevocations(_ client: GateClientID) -> Bool { leases.isListening(client) }
 
     /// Clients that have gates.
-    public var gateClientCount: Int { state.withLock { $0.gates.clients.count } }
+    public var gateClients: [GateClientID] { state.withLock { $0.gates.clients.keys.sorted().map { GateClientID(rawValue: $0) } } }
 
     /// The uid that a client with gates acts for.
     public func owner(of client: GateClientID) -> UInt32? { state.withLock { $0.gates.clients[client.rawValue]?.owner } }

@@ -105,6 +105,8 @@ public struct ObjectInfo: Sendable {
     public var isPurgeable: Bool
     /// Its content was given up; the next pin says so.
     public var isPurged: Bool
+    /// How often its content was given up and made zeros, modulo 2^20.
+    public var purgeGeneration: UInt32
     /// A device uses its memory while it is pinned.
     public var isLeased: Bool
     public var pages: PageCounts

@@ -12,6 +12,9 @@ public struct UserLimits: Sendable, Equatable {
     /// Pages in the backup, as many bytes as they have in memory: what a codec saves is not credited, so that a limit means the same whatever the content.
     public var backedUpBytes: ByteCount?
 
+    /// Clients with gates, each of which takes a descriptor of the daemon and of its starter.
+    public var gateClients: Int? = 64
+
     public init() {}
 }
 

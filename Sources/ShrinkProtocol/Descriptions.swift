@@ -89,12 +89,14 @@ public struct WireObject: Codable, Sendable, Equatable {
     public var pinCount: Int
     public var purgeable: Bool
     public var purged: Bool
+    public var purgeGeneration: Int
     public var leased: Bool
     public var pages: WirePageCounts
 
     public init(
         objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
-        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, leased: Bool = false,
+        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, purgeGeneration: Int = 0,
+        leased: Bool = false,
         pages: WirePageCounts
     ) {
         self.objectId = objectId
@@ -109,6 +111,7 @@ public struct WireObject: Codable, Sendable, Equatable {
         self.pinCount = pinCount
         self.purgeable = purgeable
         self.purged = purged
+        self.purgeGeneration = purgeGeneration
         self.leased = leased
         self.pages = pages
     }

@@ -34,6 +34,15 @@ public struct PinReply: Codable, Sendable, Equatable {
     public var retained: Bool
     public var purgeGeneration: Int
 
+    /// A client whose reply was lost with the engine finds that its pin was made, and has the object's description alone. What its connection had seen
+    /// died with that engine too, so content that was ever given up counts as given up now.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        bufferObject = try container.decode(WireObject.self, forKey: .bufferObject)
+        purgeGeneration = try container.decodeIfPresent(Int.self, forKey: .purgeGeneration) ?? bufferObject.purgeGeneration
+        retained = try container.decodeIfPresent(Bool.self, forKey: .retained) ?? (purgeGeneration == 0)
+    }
+
     public init(bufferObject: WireObject, retained: Bool, purgeGeneration: Int) {
         self.bufferObject = bufferObject
         self.retained = retained

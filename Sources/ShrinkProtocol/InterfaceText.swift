@@ -80,7 +80,8 @@ public enum ShrinkInterface {
 
         # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
         # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections, those of gates included. purgeable: its content may be
-        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. leased: a device uses it (SetLease).
+        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. purgeGeneration: how often that happened so far, modulo
+        # 2^20. leased: a device uses it (SetLease).
         type BufferObject (
           objectId: int,
           objectName: string,
@@ -94,6 +95,7 @@ public enum ShrinkInterface {
           pinCount: int,
           purgeable: bool,
           purged: bool,
+          purgeGeneration: int,
           leased: bool,
           pages: PageCounts
         )
@@ -214,7 +216,7 @@ public enum ShrinkInterface {
 
         # Brings the object's pages back if need be, and holds them until Unpin or the end of the connection. Pins count.
         # retained: false if the content was given up since this connection last pinned the object, or since anybody pinned it if this connection never
-        # did: it reads as zeros now. purgeGeneration: how often that happened so far, modulo 2^20.
+        # did: it reads as zeros now. purgeGeneration: the object's.
         method Pin(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
         # Undoes one Pin, or the pin that CreateObject made, of this connection.
@@ -312,6 +314,28 @@ public enum ShrinkInterface {
         # most 1024 a reply. With `more` all come in a series of replies; without, the call is repeated with firstPage set to nextFirstPage
         # until that is null. Each reply is of one moment, a series is not.
         method ListPages(objectId: int, firstPage: ?int) -> (runs: []PageRun, nextFirstPage: ?int)
+
+        # Registers a mapping of a pool, of lengthBytes from address on, that shows the pool from offsetBytes on: until the connection ends its memory
+        # may be used without a pin. A page that is out comes back when it is touched, one that is written while it goes out stays, one that can't be
+        # had is SIGBUS. All three are multiples of 4096. userfaultFileDescriptor: a userfaultfd of the process that has the mapping, fresh from
+        # userfaultfd(2) or /dev/userfaultfd, or one that this method had before. Keep a duplicate: when the daemon dies, threads then wait, and go on
+        # when it is registered anew. At most 64 of a connection, 1024 of a pool.
+        method RegisterMapping(
+          poolId: ?int,
+          poolName: ?string,
+          ownerUid: ?int,
+          userfaultFileDescriptor: int,
+          address: int,
+          offsetBytes: int,
+          lengthBytes: int
+        ) -> (mappingId: int)
+
+        # Ends a registration of this connection. From then on the mapping's memory may be used only while its objects are pinned.
+        method UnregisterMapping(mappingId: int) -> ()
+
+        # /dev/userfaultfd, open: what USERFAULTFD_IOC_NEW makes of it also serves system calls that are given memory whose pages are out. For root and
+        # the daemon's own user; others open the device themselves, if they may.
+        method OpenUserfaultDevice() -> (deviceFileDescriptor: int)
 
         # Sets a fault on the store, for tests: calls of operation (open, create, remove, resize, read, write, punch, sync, seek, status, list,
         # hint) fail with errno (a name: EIO, ENOSPC, …), or wait delayMilliseconds (1 … 10000) and go on; exactly one of the two.
@@ -432,6 +456,9 @@ public enum ShrinkInterface {
 
         # The file server does not know such a fault; the message says what there is.
         error InvalidFault (message: string)
+
+        # The memory or the userfaultfd of a mapping can't be registered; the message says why.
+        error UnsuitableMapping (message: string)
 
         # No session waits under that token: its pins are gone.
         error NoSuchSession (message: string)

@@ -43,10 +43,12 @@ struct StatusDocument: Encodable {
     var survival: Nullable<Survival>
     var pressure: Nullable<PressureDocument>
     var users: [UserDocument]
+    var leases: LeasesReply
 
-    init(_ status: StatusReply, _ pressure: PressureReply?, _ usage: [WireUserUsage]) {
+    init(_ status: StatusReply, _ pressure: PressureReply?, _ usage: [WireUserUsage], _ leases: LeasesReply) {
         self.pressure = Nullable(value: pressure.map { PressureDocument($0) })
         users = usage.map { UserDocument($0) }
+        self.leases = leases
         version = status.version
         pools = status.pools
         objects = status.objects

@@ -17,9 +17,10 @@ struct StatusCommand: ParsableCommand {
                 return .proceed
             }
         }
+        let leases = try perform { () throws(ShrinkdError) in try client.call(Methods.getLeases, NoParameters()) }
         // A daemon that does not look for pressure has nothing to tell about it.
         let pressure = try? client.call(Methods.getPressure, NoParameters())
-        if global.json { return Console.printJSON(StatusDocument(status, pressure, users)) }
+        if global.json { return Console.printJSON(StatusDocument(status, pressure, users, leases)) }
         Console.say("shrinkd \(status.version): \(status.pools) pools, \(status.objects) objects")
         var pages = Table([("PAGES", .left), ("COUNT", .right), ("BYTES", .right)])
         for (name, count) in [
@@ -37,6 +38,11 @@ struct StatusCommand: ParsableCommand {
         Console.say("  available: \(status.backup.bytesAvailable.map(Size.readable) ?? "without limit")")
         Console.say("  orphans: \(status.backup.orphans)")
         showUsers(users)
+        if leases.leasedObjects > 0 || leases.revocations > 0 || leases.unanswered > 0 {
+            Console.say(
+                "leases: \(leases.leasedObjects) objects; users asked \(leases.revocations) times, \(leases.answered) let go, \(leases.unanswered) did not (see the daemon's log)"
+            )
+        }
         if status.strayPages > 0 { Console.say("stray pages: \(status.strayPages) (written by clients while the backup had them)") }
         if status.damagedPages > 0 { Console.say("damaged pages: \(status.damagedPages) (see the daemon's log)") }
         if let survival = status.survival {

@@ -79,8 +79,11 @@ import Varlink
                     var pools: Int
                     var poolLimit: Int?
                 }
+                struct Leases: Decodable { var leasedObjects: Int }
                 var users: [User]
+                var leases: Leases
             }
+            #expect(try run(["status"]).decode(Status.self).leases.leasedObjects == 1)
             #expect(try run(["status"]).decode(Status.self).users.map(\.pools) == [1])
             guard Machine.isRoot else { return Machine.lacks("root", so: "another user was not tried against gates and limits") }
             let refused = try run(["object", "set", "\(made.id)", "--purgeable", "yes"], user: 12_345)

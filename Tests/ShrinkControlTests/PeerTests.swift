@@ -76,6 +76,7 @@ import Varlink
             pinCount: int
             purgeable: bool
             purged: bool
+            purgeGeneration: int
             leased: bool
             pages: Pages
 

@@ -30,7 +30,7 @@ import Varlink
             let leases = try client.call(Methods.getLeases, NoParameters())
             #expect(leases == LeasesReply(leasedObjects: 1, revocations: 1, answered: 1, unanswered: 0))
             client.close()
-            #expect(control.eventually { control.engine.gateClientCount == 0 })
+            #expect(control.eventually { control.engine.gateClients.isEmpty })
         }
     }
 

@@ -25,16 +25,6 @@ final class Sessions: Sendable {
         var userID: UInt32
         var pins: [ObjectID: Hold] = [:]
         var pools: [PoolID: Int] = [:]
-        /// The connection's gates, once it has asked for them.
-        var gates: GateClientID?
-        /// The generation of each object's content that this connection saw last.
-        var seenContent: [ObjectID: UInt32] = [:]
-    }
-
-    /// What a connection leaves behind.
-    struct Estate: Sendable {
-        var pins: [ObjectID: Int] = [:]
-        var gates: GateClientID?
     }
 
     private struct State {
@@ -103,10 +93,10 @@ final class Sessions: Sendable {
         }
     }
 
-    /// Forgets the connection and returns what is to be undone.
-    func end(_ connection: UInt64) -> Estate {
+    /// Forgets the connection and returns the pins that are to be undone.
+    func end(_ connection: UInt64) -> [ObjectID: Int] {
         state.withLock { state in
-            guard let session = state.attached.removeValue(forKey: connection) else { return Estate() }
+            guard let session = state.attached.removeValue(forKey: connection) else { return [:] }
             return finish(session, &state)
         }
     }
@@ -140,8 +130,8 @@ final class Sessions: Sendable {
 
     var waitingCount: Int { state.withLock { $0.waiting.count } }
 
-    /// Ends a session that still waits; returns what is to be undone.
-    func expire(_ token: SessionToken) -> Estate? {
+    /// Ends a session that still waits; returns the pins that are to be undone.
+    func expire(_ token: SessionToken) -> [ObjectID: Int]? {
         state.withLock { state in state.waiting.removeValue(forKey: token).map { finish($0, &state) } }
     }
 
@@ -153,13 +143,13 @@ final class Sessions: Sendable {
         }
     }
 
-    private func finish(_ session: Session, _ state: inout State) -> Estate {
+    private func finish(_ session: Session, _ state: inout State) -> [ObjectID: Int] {
         // Holds first: a session that counts never lacks one that was not given back.
         for hold in session.pins.values { release(hold.place, &state) }
         for place in session.pools.values { release(place, &state) }
         parked.session(session.slot).end()
         state.freeSlots.append(session.slot)
-        return Estate(pins: session.pins.mapValues(\.count), gates: session.gates)
+        return session.pins.mapValues(\.count)
     }
 
     private func release(_ place: Int, _ state: inout State) {
@@ -174,40 +164,7 @@ final class Sessions: Sendable {
         return next
     }
 
-    // MARK: Gates
-
-    func gates(_ connection: UInt64) -> GateClientID? { state.withLock { $0.attached[connection]?.gates } }
-
-    /// False if the connection is gone.
-    func setGates(_ gates: GateClientID, _ connection: UInt64) -> Bool {
-        state.withLock { state in
-            guard state.attached[connection] != nil else { return false }
-            state.attached[connection]?.gates = gates
-            return true
-        }
-    }
-
-    /// Whether the content is what the connection last saw, which from now on is this one. One that never saw it has nothing to miss.
-    func sees(_ generation: UInt32, of object: ObjectID, _ connection: UInt64) -> Bool {
-        state.withLock { state in
-            guard let session = state.attached[connection] else { return true }
-            if session.seenContent[object] != nil || session.seenContent.count < Self.pinnedObjectsLimit {
-                state.attached[connection]?.seenContent[object] = generation
-            }
-            return session.seenContent[object].map { $0 == generation } ?? true
-        }
-    }
-
     // MARK: Pins
-
-    /// All pins of an object, which something else now answers for.
-    func takePins(_ object: ObjectID, _ connection: UInt64) -> Int {
-        state.withLock { state in
-            guard let hold = state.attached[connection]?.pins.removeValue(forKey: object) else { return 0 }
-            release(hold.place, &state)
-            return hold.count
-        }
-    }
 
     func hasRoomForPin(_ object: ObjectID, _ connection: UInt64) -> Bool {
         state.withLock {
@@ -261,12 +218,18 @@ final class Sessions: Sendable {
         }
     }
 
+    /// All pins of an object, which the connection's gate answers for from now on.
+    func takePins(_ object: ObjectID, _ connection: UInt64) {
+        state.withLock { state in
+            if let hold = state.attached[connection]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
+        }
+    }
+
     /// The object is gone, and with it every pin.
     func forget(_ object: ObjectID) {
         state.withLock { state in
             for connection in state.attached.keys {
                 if let hold = state.attached[connection]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
-                state.attached[connection]?.seenContent[object] = nil
             }
             for token in state.waiting.keys {
                 if let hold = state.waiting[token]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
