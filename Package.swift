@@ -48,6 +48,7 @@ let package = Package(
         .systemLibrary(name: "CShrinkd"),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CTouchFloor"),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
 
         // Rooms, lower ones first. An arrow points down only.
@@ -79,7 +80,11 @@ let package = Package(
             ]),
         program(
             "shrinkbench",
-            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", arguments, logging, system]),
+            [
+                "CTouchFloor", "ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", arguments,
+                logging,
+                system,
+            ]),
         program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
@@ -94,7 +99,13 @@ let package = Package(
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
         tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
-        tests("ShrinkEngineTests", ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", system]),
+        tests(
+            "ShrinkEngineTests",
+            ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", "touch-trial", system]),
+        // An engine that serves another process's memory and dies at a given place; only the tests start it.
+        .executableTarget(
+            name: "touch-trial", dependencies: ["ShrinkEngine", "ShrinkLinux", "TestSupport", logging], path: "Tests/TouchTrial",
+            swiftSettings: strict),
         tests(
             "ShrinkControlTests",
             [

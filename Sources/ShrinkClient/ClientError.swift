@@ -7,7 +7,8 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         enum Value: Hashable, Sendable {
             case notRunning, notAllowed, disconnected, timedOut, cancelled
             case noSuchPool, noSuchObject, nameTaken, invalidArgument, invalidSize, outOfSpace, outOfMemory, backupFull, backupFailed
-            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, faultsNotAllowed, invalidFault, sessionLost
+            case busy, notPinned, damaged, interrupted, shuttingDown, limitReached, faultsNotAllowed, invalidFault, sessionLost,
+                unsuitableMapping
             case protocolViolation, system
         }
         let value: Value
@@ -38,6 +39,8 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         /// The daemon was not started for faults on its store.
         public static let faultsNotAllowed = Code(value: .faultsNotAllowed)
         public static let invalidFault = Code(value: .invalidFault)
+        /// The memory or the userfaultfd of a mapping can't be registered for touch.
+        public static let unsuitableMapping = Code(value: .unsuitableMapping)
         /// The daemon came back without what this client held: pools have to be made, and objects pinned, anew.
         public static let sessionLost = Code(value: .sessionLost)
         /// The other side does not speak this protocol.
@@ -120,6 +123,7 @@ public struct ShrinkdError: Error, Sendable, CustomStringConvertible {
         case .limitReached: .limitReached
         case .faultsNotAllowed: .faultsNotAllowed
         case .invalidFault: .invalidFault
+        case .unsuitableMapping: .unsuitableMapping
         case .noSuchSession: .sessionLost
         case .systemFailure: .system
         }

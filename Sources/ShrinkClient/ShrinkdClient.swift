@@ -105,6 +105,16 @@ public final class ShrinkdClient: Sendable {
             .protocolViolation, "shrinkd's reply to \(method.member) lacks its descriptor; the process may have too many open")
     }
 
+    /// One call that takes descriptors along, blocking. The parameters name them by index.
+    func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P, passing descriptors: [SharedDescriptor]) throws(ShrinkdError) -> R {
+        do throws(VarlinkFailure) {
+            return try link.client.call(method.fullName, parameters, descriptors: descriptors, timeoutMilliseconds: timeout(method.member))
+                .decode(R.self)
+        } catch {
+            throw ShrinkdError(error)
+        }
+    }
+
     private func timeout(_ member: String) -> UInt64? {
         switch member {
         // These bring what happens when it happens.

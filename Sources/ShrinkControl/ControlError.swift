@@ -42,6 +42,7 @@ extension WireErrorName {
         case .shuttingDown: self = .shuttingDown
         case .faultsNotAllowed: self = .faultsNotAllowed
         case .invalidFault: self = .invalidFault
+        case .unsuitableMapping: self = .unsuitableMapping
         default: self = .systemFailure
         }
     }

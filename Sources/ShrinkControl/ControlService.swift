@@ -12,14 +12,16 @@ public import Varlink
 public final class ControlService: VarlinkInterface {
     public let name = ShrinkInterface.name
     public let text = ShrinkInterface.text
-    /// No method takes descriptors yet.
-    public let acceptsDescriptors = false
+    public let acceptsDescriptors = true
 
     let engine: Engine
     let version: String
     let sessions: Sessions
     let survival: Survival
     let gates: GateHolders
+    /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
+    let touchFeatures = Engine.touchSupport()
+    let mappings = ConnectionMappings()
     let workers: BlockingWorkers
     let watch: BackupWatch
     /// Nil where nobody looks for pressure.
@@ -58,6 +60,8 @@ public final class ControlService: VarlinkInterface {
 
     public func answer(_ call: VarlinkCall) async throws(VarlinkError) -> VarlinkReply {
         do throws(ControlError) {
+            // One method alone takes descriptors.
+            if call.descriptors.count > 0, call.member != Methods.registerMapping.member { throw ControlError.parameter("fileDescriptors") }
             try beginSession(call.connection)
             switch call.member {
             case Methods.status.member: return try await status(call)
@@ -88,6 +92,9 @@ public final class ControlService: VarlinkInterface {
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
             case Methods.listPages.member: return try await listPages(call)
+            case Methods.registerMapping.member: return try await registerMapping(call)
+            case Methods.unregisterMapping.member: return try await unregisterMapping(call)
+            case Methods.openUserfaultDevice.member: return try await openUserfaultDevice(call)
             case Methods.setFault.member: return try await setFault(call)
             case Methods.listFaults.member: return try await listFaults(call)
             case Methods.clearFaults.member: return try await clearFaults(call)

@@ -20,6 +20,7 @@ extension ControlService {
         case .new: break
         }
         connection.onEnd { [self] in
+            for mapping in mappings.end(id) { engine.unregisterMapping(mapping) }
             let pins = sessions.end(id)
             let hasGates = gates.gates(id) != nil
             if pins.isEmpty, !hasGates { return gates.forget(connection: id) }

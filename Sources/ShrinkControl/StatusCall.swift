@@ -8,7 +8,7 @@ extension ControlService {
     /// Answers also while the backup does not: that is when somebody asks.
     func status(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let (engine, version, survival, sessions, watch) = (engine, version, survival, sessions, watch)
-        let features = pressure?.status.features ?? []
+        let (features, touchFeatures) = (pressure?.status.features ?? [], touchFeatures)
         return VarlinkReply(
             try await perform(call, .looking, NoParameters.self) { (_, caller) throws(ControlError) in
                 let view = watch.look()
@@ -16,6 +16,10 @@ extension ControlService {
                 survival.note(engine.counters)
                 var reply = StatusReply(status, version: version)
                 for feature in features { reply.features[feature.name] = WireFeature(available: feature.lack == nil, reason: feature.lack) }
+                for feature in touchFeatures {
+                    reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
+                }
+                reply.features["pool_memory"] = Self.poolMemory(engine.stalledPools())
                 reply.backup.silentMilliseconds = view.silentMilliseconds
                 reply.survival = WireSurvival(survival, waitingSessions: sessions.waitingCount)
                 if !caller.isAdministrator {

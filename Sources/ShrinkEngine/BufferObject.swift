@@ -34,6 +34,15 @@ struct BufferObject: BitwiseCopyable {
     /// Backed-up pages that the backup no longer has or can't read, as far as found.
     var damagedPages: UInt32 = 0
 
+    /// What faults brought back while an operation held the reservation; counted when it lets go, for until then the operation's own figures are not in.
+    var touched = Touched()
+
+    struct Touched: BitwiseCopyable {
+        var backedUpPages: UInt32 = 0
+        var zeroPages: UInt32 = 0
+        var isAny = false
+    }
+
     /// What the owner wants of the content.
     enum Content: UInt8 {
         case kept

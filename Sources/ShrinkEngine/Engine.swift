@@ -24,6 +24,8 @@ public final class Engine: Sendable {
         public var maximumResident: ByteCount?
         /// What recover leaves of this process's memory cgroup.
         public var cgroupReserve = ByteCount.mebibytes(4)
+        /// The memory cgroup whose limits, and whose ancestors', count; nil: the one this process is in when the engine is made.
+        public var cgroup: MemoryCgroup?
         /// How long the users of leased memory may take to let go of it.
         public var revocationMilliseconds: UInt64 = 5_000
         /// What each uid may take, but root and `unlimitedUser`.
@@ -32,6 +34,9 @@ public final class Engine: Sendable {
         public var unlimitedUser = ThisProcess.userID
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
+        /// Clients have the pools' memory files and may do with them what they like: calls that such a client can make wait for ever are made on threads of
+        /// each pool's own. It costs two switches of threads a run.
+        public var clientsAreStrangers = false
 
         public init() {}
     }
@@ -45,6 +50,7 @@ public final class Engine: Sendable {
     let room: Room
     let ahead: RecoverAhead
     let leases = LeaseBroker()
+    let faultServer: FaultServer
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -59,9 +65,13 @@ public final class Engine: Sendable {
         staging = StagingPool(buffers)
         room = try Room(configuration)
         ahead = RecoverAhead()
+        faultServer = try FaultServer(faults: configuration.faults)
     }
 
-    deinit { ahead.end() }
+    deinit {
+        ahead.end()
+        faultServer.end()
+    }
 
     // MARK: Pools
 
@@ -85,7 +95,8 @@ public final class Engine: Sendable {
         }
         // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
-            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup)
+            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup,
+            isGuarded: configuration.clientsAreStrangers)
         let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
             try state.checkRunning()
@@ -126,6 +137,7 @@ public final class Engine: Sendable {
             if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
             state.leave(id)
         }
+        for mapping in faultServer.ids(of: id) { endMapping(mapping) }
         logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
     }
 

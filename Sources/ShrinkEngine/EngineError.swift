@@ -6,7 +6,7 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         enum Value: Hashable, Sendable {
             case noSuchPool, noSuchObject, nameTaken, invalidName, invalidSize, poolFull, limitReached, busy, notPinned
             case backupFull, backupFailed, outOfMemory, damaged, interrupted, shuttingDown, unsuitableDirectory, foreignLedger, purged,
-                faultsNotAllowed, invalidFault, system
+                faultsNotAllowed, invalidFault, unsuitableMapping, system
         }
         let value: Value
 
@@ -41,6 +41,8 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         /// Faults are set on a backup whose server was not started for that.
         public static let faultsNotAllowed = Code(value: .faultsNotAllowed)
         public static let invalidFault = Code(value: .invalidFault)
+        /// The memory or the userfaultfd of a mapping can't be registered for touch.
+        public static let unsuitableMapping = Code(value: .unsuitableMapping)
         public static let system = Code(value: .system)
     }
 
@@ -58,6 +60,18 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
 }
 
 extension EngineError {
+    /// An errno from a call on a pool's memory file.
+    static func poolFile(_ action: String, _ error: Errno) -> EngineError {
+        switch error {
+        case .resourceBusy, .timedOut:
+            EngineError(
+                .busy,
+                "\(action): the pool is stalled, for a process holds its memory file in the middle of a write to it from memory that is missing; end that process",
+                errno: error)
+        default: EngineError(.system, action, errno: error)
+        }
+    }
+
     /// An errno from the backup directory.
     static func backup(_ action: String, _ error: Errno) -> EngineError {
         switch error {

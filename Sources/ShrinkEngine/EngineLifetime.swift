@@ -14,7 +14,7 @@ extension Engine {
         let backup = backup ?? self.backup
         let ledger = try Ledger(reopening: ledgerFile)
         let id = ledger.pool
-        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup)
+        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup, isGuarded: configuration.clientsAreStrangers)
         var report = HealingReport()
         var live: Set<UInt32> = []
         var highest: UInt32 = 0
@@ -49,9 +49,8 @@ extension Engine {
             let object = objects[index]
             let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
             let reserved = ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
-                table: table, backup: backup,
-                faults: nil)
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
+                touch: pool.touch, faults: nil)
             if objects[index].content == .purged || objects[index].content == .replaced {
                 // Given up already: finished, so that nothing of it is taken for content.
                 try reserved.forget()

@@ -42,10 +42,16 @@ extension Engine {
             }
         }
         let (first, record) = try place.get()
+        let giveBack: @Sendable () -> Void = { [self] in
+            state.withLock { _ in
+                pool.allocator.release(first: first, count: count)
+                pool.giveBackRecord(record)
+            }
+        }
         let id: ObjectID
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
-            try clean(pool, first, count)
+            try clean(pool, first, count, giveBack: giveBack)
             id = try nextID(from: pool.backup)
             try pool.backup.create(
                 id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
@@ -79,22 +85,20 @@ extension Engine {
                 throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it")
             }
         } catch {
-            state.withLock { state in
-                pool.allocator.release(first: first, count: count)
-                pool.giveBackRecord(record)
-            }
+            // A range that is being cleaned by a call that is stuck comes back when that ends.
+            if error.errno != .timedOut { giveBack() }
             throw error
         }
         return try object(id)
     }
 
     /// What an earlier object left in the range goes: a new object reads as zeros.
-    private func clean(_ pool: Pool, _ first: Int, _ count: Int) throws(EngineError) {
+    private func clean(_ pool: Pool, _ first: Int, _ count: Int, giveBack: @escaping @Sendable () -> Void) throws(EngineError) {
         do throws(Errno) {
-            let freed = try pool.file.freePages(first: first, count: count)
+            let freed = try pool.file.freePages(first: first, count: count, afterwards: giveBack)
             state.withLock { state in state.addReady(-freed, to: pool) }
         } catch {
-            throw EngineError(.system, "cleaning a recycled range of \(pool.id) failed", errno: error)
+            throw .poolFile("cleaning a recycled range of \(pool.id) failed", error)
         }
     }
 
@@ -132,7 +136,10 @@ extension Engine {
         try at(.afterBackupRemoved)
         let first = Int(object.firstPage)
         let count = Int(object.pageCount)
+        let claim = pool.touch.claim(first..<first + count, .ending)
+        defer { pool.touch.end(claim) }
         pool.ledger.table(firstPage: first, count: count).clear()
+        pool.touch.heal(first..<first + count)
         try at(.afterWordsCleared)
         let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
         record.state = ObjectRecord.State.free
@@ -154,7 +161,10 @@ extension Engine {
             return (object, try state.pool(PoolID(rawValue: object.pool)), state.gatePins(slot))
         }
         let count = Int(object.pageCount)
-        let resident = (try? pool.file.residentPages(first: Int(object.firstPage), count: count)) ?? 0
+        // Of a pool that is stalled only the words tell.
+        let resident =
+            (try? pool.file.residentPages(first: Int(object.firstPage), count: count))
+            ?? max(0, count - Int(object.zeroPages) - Int(object.backedUpPages))
         let record = pool.ledger.record(Int(object.record))
         let pages = PageCounts(
             resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),
@@ -203,9 +213,9 @@ extension Engine {
             let object = state.objects[slot]
             let pool = state.pool(of: slot)
             return ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
                 table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
-                faults: configuration.faults)
+                touch: pool.touch, faults: configuration.faults)
         }
     }
 

@@ -58,13 +58,20 @@ extension Engine {
 
     /// Zero words are a hint that a writer may now make untrue.
     func forgetZeroWords(_ slot: UInt32) {
-        let object = state.withLock { $0.objects[slot] }
-        guard object.zeroPages > 0 else { return }
-        let table = reservedObject(slot).table
-        for page in 0..<table.count where table.isZero(page) { table.set(page, .resident) }
-        state.withLock { state in
-            state.change(slot) { $0.zeroPages = 0 }
-            state.pool(of: slot).zeroPages -= Int(object.zeroPages)
+        guard state.withLock({ $0.objects[slot].zeroPages > 0 }) else { return }
+        let reserved = reservedObject(slot)
+        let table = reserved.table
+        // A fault of a mapping may make a zero page resident just now: each is counted once.
+        let claim = reserved.touch.claim(reserved.poolPages(0..<table.count), .dropping)
+        defer { reserved.touch.end(claim) }
+        var forgotten = 0
+        for page in 0..<table.count where table.isZero(page) {
+            table.set(page, .resident)
+            forgotten += 1
+        }
+        state.withLock { [forgotten] state in
+            state.change(slot) { $0.zeroPages -= UInt32(forgotten) }
+            state.pool(of: slot).zeroPages -= forgotten
         }
     }
 

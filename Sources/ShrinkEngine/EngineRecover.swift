@@ -94,12 +94,16 @@ extension Engine {
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
-            state.addBackedUp(-outcome.recoveredPages, to: state.pool(of: slot))
+            let touched = state.takeTouched(slot)
+            let (backedUp, zero) = (outcome.recoveredPages + Int(touched.backedUpPages), Int(touched.zeroPages))
+            state.addBackedUp(-backedUp, to: state.pool(of: slot))
+            state.pool(of: slot).zeroPages -= zero
             var newlyDamaged = 0
             state.change(slot) { object in
-                object.backedUpPages -= UInt32(outcome.recoveredPages)
+                object.backedUpPages -= UInt32(backedUp)
+                object.zeroPages -= UInt32(zero)
                 // Also after a failure: a run may have come in whose words still say backed up, and the next shrink frees it.
-                if outcome.recoveredPages > 0 || outcome.failure != nil { object.isExhausted = false }
+                if outcome.recoveredPages > 0 || outcome.failure != nil || touched.isAny { object.isExhausted = false }
                 // A page that stays bad is met again with every try, and counts once.
                 newlyDamaged = outcome.failedPages - Int(object.damagedPages)
                 if newlyDamaged > 0 { object.damagedPages = UInt32(outcome.failedPages) }

@@ -129,14 +129,18 @@ extension Engine {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")
             }
             let pool = state.pool(of: slot)
-            state.addBackedUp(outcome.backedUpPages - outcome.droppedPages, to: pool)
-            pool.zeroPages += outcome.zeroWordsDelta
+            // What faults brought back meanwhile may be pages that this operation moved out.
+            let touched = state.takeTouched(slot)
+            let backedUpDelta = outcome.backedUpPages - outcome.droppedPages - Int(touched.backedUpPages)
+            let zeroDelta = outcome.zeroWordsDelta - Int(touched.zeroPages)
+            state.addBackedUp(backedUpDelta, to: pool)
+            pool.zeroPages += zeroDelta
             state.change(slot) { object in
-                object.backedUpPages = UInt32(Int(object.backedUpPages) + outcome.backedUpPages - outcome.droppedPages)
-                object.zeroPages = UInt32(Int(object.zeroPages) + outcome.zeroWordsDelta)
+                object.backedUpPages = UInt32(Int(object.backedUpPages) + backedUpDelta)
+                object.zeroPages = UInt32(Int(object.zeroPages) + zeroDelta)
                 object.purgedPages = UInt32(Int(object.purgedPages) + outcome.purgedWordsDelta)
                 // Nothing resident is left: off the list until somebody uses it again. Otherwise its place stays what it was (reference §4.2, trap 1).
-                object.isExhausted = outcome.isExhausted
+                object.isExhausted = outcome.isExhausted && !touched.isAny
             }
             state.strayPages += outcome.strayPages
         }
@@ -184,14 +188,26 @@ extension Engine {
         }
         var freed = 0
         var failure: EngineError?
-        for block in batch where freed < limit {
-            do throws(Errno) { freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed) } catch {
-                failure = EngineError(.system, "freeing ready blocks of \(pool.id) failed", errno: error)
+        // A block whose call is stuck comes back when that ends.
+        var stuck: Int?
+        for (i, block) in batch.enumerated() where freed < limit && stuck == nil {
+            let giveBack: @Sendable () -> Void = { [self] in
+                state.withLock { _ in
+                    pool.allocator.release(first: block.first, count: block.count)
+                    pool.blocksOut -= 1
+                }
+                state.notifyAll()
+            }
+            do throws(Errno) {
+                freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed, afterwards: giveBack)
+            } catch {
+                failure = .poolFile("freeing ready blocks of \(pool.id) failed", error)
+                if error == .timedOut { stuck = i }
             }
         }
-        state.withLock { state in
-            for block in batch { pool.allocator.release(first: block.first, count: block.count) }
-            pool.blocksOut -= batch.count
+        state.withLock { [freed, stuck] state in
+            for (i, block) in batch.enumerated() where i != stuck { pool.allocator.release(first: block.first, count: block.count) }
+            pool.blocksOut -= batch.count - (stuck == nil ? 0 : 1)
             state.addReady(-freed, to: pool)
         }
         if !batch.isEmpty { state.notifyAll() }

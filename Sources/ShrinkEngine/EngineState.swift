@@ -74,6 +74,7 @@ struct EngineState: ~Copyable {
         lru.setBulk(slot, nil)
         if object.isLeased { leased.insert(slot) }
         pool.ids.insert(object.id)
+        pool.places?.insert(object.id, first: object.firstPage)
         pool.objectCount += 1
         pool.objectPages += Int(object.pageCount)
         pool.pinnedObjects += object.pinCount > 0 ? 1 : 0
@@ -90,6 +91,7 @@ struct EngineState: ~Copyable {
         lru.setBulk(slot, nil)
         dropGates(slot)
         leased.remove(slot)
+        pool.places?.remove(first: object.firstPage)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

@@ -15,6 +15,8 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     case afterBackupRemoved
     case afterWordsCleared
     // Shrink: copy out → words → free.
+    /// Mappings that are registered can't write the run any more, nothing is copied yet.
+    case afterProtect
     case beforeCopyOut
     case afterCopyOut
     case betweenWords
@@ -30,9 +32,17 @@ public enum FaultPoint: String, Sendable, CaseIterable {
     // Recover: copy in → words → drop.
     case beforeCopyIn
     case afterCopyIn
+    /// The words say resident, mappings that are registered can't write the pages yet.
+    case beforeUnprotect
     case afterRecoverWords
     case beforeDrop
     case afterDrop
+    // A fault: copy in, write-protected → words → un-protect and wake → drop. One that fails here is served again a moment later.
+    case touchBeforeCopyIn
+    case touchAfterCopyIn
+    case touchAfterWords
+    case touchBeforeDrop
+    case touchAfterDrop
 
     /// Between two steps that only a death can part.
     public var isDeathOnly: Bool {

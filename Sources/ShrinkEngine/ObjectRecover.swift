@@ -58,21 +58,45 @@ extension ReservedObject {
             }
             let window = self.window(from: page, below: pages.upperBound)
             try at(.cancel, window.lowerBound)
-            let wanted = window.count { table.isBackedUp($0) }
-            try room(wanted * basePageSize)
-            switch Result(catching: { () throws(RunError) in try recover(window, file, staging) }) {
-            case .success:
-                outcome.recoveredPages += wanted
-                // What lies between this window and the one before is not in the backup, or it would be in one of them.
-                undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
-                if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
-            case .failure(.pages):
-                try drop(&undropped, file, &outcome)
-                try recoverOneByOne(window, file, staging, &outcome)
-            case .failure(.stop(let reason)): throw reason
-            }
+            try room(window.count { table.isBackedUp($0) } * basePageSize)
+            try recover(window, file, staging, &outcome, &undropped)
+            if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
             page = window.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
+        }
+    }
+
+    /// One window: protect → copy in → words → un-protect and wake. Faults of mappings bring pages of it meanwhile, protected, with the same content.
+    private func recover(
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>
+    ) throws(EngineError) {
+        let claim = touch.claim(poolPages(window), .copyingIn)
+        var ending: PoolTouch.Ending? = .protected
+        defer { if let ending { touch.end(claim, ending) } }
+        // Faults may have brought some of it before the claim.
+        let wanted = window.count { table.isBackedUp($0) }
+        if wanted == 0 {
+            ending = .writable
+            return
+        }
+        guard touch.protect(poolPages(window)) else {
+            throw EngineError(.busy, "a process changes its mappings of \(id) all the time; try again, or end it")
+        }
+        switch Result(catching: { () throws(RunError) in try recover(window, file, staging, claim) }) {
+        case .success:
+            outcome.recoveredPages += wanted
+            // What lies between this window and the one before is not in the backup, or it would be in one of them.
+            undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
+            ending = .writable
+            try at(.beforeUnprotect, window.lowerBound)
+        case .failure(.pages):
+            try drop(&undropped, file, &outcome)
+            try recoverOneByOne(window, file, staging, claim, &outcome)
+            ending = .writable
+        case .failure(.stop(let reason)):
+            // The copy may still arrive at any moment; whoever makes it ends the claim.
+            if reason.errno == .timedOut { ending = nil }
+            throw reason
         }
     }
 
@@ -108,7 +132,7 @@ extension ReservedObject {
         return first..<end
     }
 
-    private func recover(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging) throws(RunError) {
+    private func recover(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64) throws(RunError) {
         let offset = window.lowerBound * basePageSize
         let length = window.count * basePageSize
         do throws(EngineError) { try at(.beforeCopyIn, window.lowerBound) } catch { throw .stop(error) }
@@ -122,7 +146,7 @@ extension ReservedObject {
             }
             throw .pages(damaged(window.lowerBound, error))
         }
-        try placing.withLock { (_) throws(RunError) in try copyIn(window, staging) }
+        try poolFile.placing.withLock { (_) throws(RunError) in try copyIn(window, staging, claim) }
         do throws(EngineError) {
             try at(.afterCopyIn, window.lowerBound)
             for page in window where table.isBackedUp(page) { table.set(page, .resident) }
@@ -140,12 +164,29 @@ extension ReservedObject {
     }
 
     /// Writes the backed-up pages of a window into the pool, run by run.
-    private func copyIn(_ window: Range<Int>, _ staging: Staging) throws(RunError) {
+    private func copyIn(_ window: Range<Int>, _ staging: Staging, _ claim: UInt64) throws(RunError) {
         var page = window.lowerBound
         while page < window.upperBound {
             let end = min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), window.upperBound)
-            let content = UnsafeRawBufferPointer(staging.pages(page - window.lowerBound..<end - window.lowerBound))
-            if let error = Files.write(poolFile.number, content, at: poolOffset(page)).error {
+            let (offset, block) = (poolOffset(page), staging.block)
+            let staged = page - window.lowerBound..<end - window.lowerBound
+            let run = page..<end
+            do throws(Errno) {
+                try poolFile.locked(
+                    afterwards: { [poolFile, touch, firstPage] in
+                        // Nobody waits for it any more: the words still say where the truth is.
+                        for page in run { try? Files.punch(poolFile.number, at: (firstPage + page) * basePageSize, length: basePageSize) }
+                        touch.end(claim, .protected)
+                    },
+                    { (number) throws(Errno) in
+                        if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(staged)), at: offset).error { throw error }
+                    })
+            } catch {
+                if error == .timedOut || error == .resourceBusy {
+                    // The call may still read from the buffer.
+                    if error == .timedOut { staging.replace() }
+                    throw .stop(.poolFile("bringing \(id) back failed", error))
+                }
                 // The words still say where the truth is; what came in would only be taken for a client's stray pages.
                 freeCopiedIn(window.lowerBound..<end)
                 throw .stop(EngineError(.outOfMemory, "no memory to bring \(id) back; free some and try again", errno: error))
@@ -156,11 +197,11 @@ extension ReservedObject {
     }
 
     private func recoverOneByOne(
-        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64, _ outcome: inout RecoverOutcome
     ) throws(EngineError) {
         for page in window where table.isBackedUp(page) {
             var single = page..<page + 1
-            switch Result(catching: { () throws(RunError) in try recover(single, file, staging) }) {
+            switch Result(catching: { () throws(RunError) in try recover(single, file, staging, claim) }) {
             case .success:
                 outcome.recoveredPages += 1
                 try drop(&single, file, &outcome)
@@ -190,7 +231,8 @@ extension ReservedObject {
 
     private func freeCopiedIn(_ pages: Range<Int>) {
         for page in pages where table.isBackedUp(page) {
-            try? Files.punch(poolFile.number, at: poolOffset(page), length: basePageSize)
+            let offset = poolOffset(page)
+            try? poolFile.locked { (number) throws(Errno) in try Files.punch(number, at: offset, length: basePageSize) }
         }
     }
 

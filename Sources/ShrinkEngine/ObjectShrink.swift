@@ -10,16 +10,17 @@ import SystemPackage
 /// One object's memory, words and backup, while its reservation is held.
 struct ReservedObject {
     let id: ObjectID
-    let poolFile: SharedDescriptor
-    /// See `Pool.placing`.
-    let placing: Monitor<Void>
+    let poolFile: PoolFile
     let firstPage: Int
     let table: PageTable
     let backup: any Backup
+    let touch: PoolTouch
     let faults: FaultHook?
 
     var pageCount: Int { table.count }
     func poolOffset(_ page: Int) -> Int { (firstPage + page) * basePageSize }
+    /// Pages of the object, counted in the pool.
+    func poolPages(_ pages: Range<Int>) -> Range<Int> { firstPage + pages.lowerBound..<firstPage + pages.upperBound }
 
     @inline(__always)
     func at(_ point: FaultPoint, _ page: Int) throws(EngineError) {
@@ -83,39 +84,74 @@ extension ReservedObject {
             }
             let run = page..<min(page + min(EngineLimits.runPages, goalPages - outcome.freedPages), extentEnd)
             try at(.cancel, run.lowerBound)
-            try at(.beforeCopyOut, run.lowerBound)
-            try readPool(run, staging)
-            outcome.scannedPages += run.count
-            var (done, failure) = copyOut(run, writeback, file, staging)
-            if failure?.code == .backupFull, writeback {
-                // What lies in the first tier goes to the next one now; then there is room, or there is none.
-                do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
-                (done, failure) = copyOut(run, writeback, file, staging)
-            }
-            if done > 0 {
-                try at(.afterCopyOut, run.lowerBound)
-                try setWords(run.lowerBound..<run.lowerBound + done, staging, &outcome)
-                try at(.afterWords, run.lowerBound)
-                try free(run.lowerBound..<run.lowerBound + done)
-                outcome.freedPages += done
-                try at(.afterFree, run.lowerBound)
-            }
+            let failure = try shrink(run, writeback, file, staging, &outcome)
             if let failure { throw failure }
             page = run.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
         }
     }
 
+    /// One run: protect → copy out → words → free → wake. What a mapping writes meanwhile stays: it is in use. Returns why it stopped half way.
+    private func shrink(
+        _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
+    ) throws(EngineError) -> EngineError? {
+        let claim = touch.claim(poolPages(run), .copyingOut)
+        var ending: PoolTouch.Ending? = .writable
+        defer { if let ending { touch.end(claim, ending) } }
+        // A process that changes its mappings all the time keeps its pages.
+        guard touch.protect(poolPages(run)) else { return nil }
+        try at(.afterProtect, run.lowerBound)
+        try at(.beforeCopyOut, run.lowerBound)
+        try readPool(run, staging)
+        outcome.scannedPages += run.count
+        var (done, failure) = copyOut(run, writeback, file, staging)
+        if failure?.code == .backupFull, writeback {
+            // What lies in the first tier goes to the next one now; then there is room, or there is none.
+            do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
+            (done, failure) = copyOut(run, writeback, file, staging)
+        }
+        if done > 0 {
+            try at(.afterCopyOut, run.lowerBound)
+            let hot = touch.freeze(claim)
+            // From the first word on, until the memory is gone, nobody may write.
+            ending = .protected
+            let safe = run.lowerBound..<run.lowerBound + done
+            try setWords(safe, hot, staging, &outcome)
+            try at(.afterWords, run.lowerBound)
+            do throws(EngineError) {
+                try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
+                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound) { [touch] in
+                        touch.end(claim, .protected)
+                    }
+                    outcome.freedPages += pages.count
+                }
+            } catch {
+                // The memory may still go at any moment: until it is gone nobody may have the pages.
+                if error.errno == .timedOut { ending = nil }
+                throw error
+            }
+            ending = .writable
+            try at(.afterFree, run.lowerBound)
+            // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later.
+            hot.forEachRun(of: 0..<done, hot: true) { pages in
+                try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
+            }
+        }
+        return failure
+    }
+
     /// Pages that take memory in the pool, at or after `page`.
     func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
         guard page < pageCount else { return nil }
         do throws(Errno) {
-            let end = poolOffset(pageCount)
-            guard let data = try Files.nextData(poolFile.number, from: poolOffset(page)), data < end else { return nil }
-            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
-            return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+            let (start, end, firstPage) = (poolOffset(page), poolOffset(pageCount), firstPage)
+            return try poolFile.locked { (number) throws(Errno) -> Range<Int>? in
+                guard let data = try Files.nextData(number, from: start), data < end else { return nil }
+                let hole = try Files.endOfData(number, from: data, limit: end)
+                return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+            }
         } catch {
-            throw EngineError(.system, "finding the resident pages of \(id) failed", errno: error)
+            throw .poolFile("finding the resident pages of \(id) failed", error)
         }
     }
 
@@ -180,8 +216,8 @@ extension ReservedObject {
         return !table.isBackedUp(page) && !isZero(base, basePageSize)
     }
 
-    private func setWords(_ pages: Range<Int>, _ staging: Staging, _ outcome: inout ShrinkOutcome) throws(EngineError) {
-        for page in pages {
+    private func setWords(_ pages: Range<Int>, _ hot: HotPages, _ staging: Staging, _ outcome: inout ShrinkOutcome) throws(EngineError) {
+        for page in pages where !hot.contains(page - pages.lowerBound) {
             if faults != nil, page != pages.lowerBound { try at(.betweenWords, page) }
             let i = page - pages.lowerBound
             if table.isBackedUp(page) {
@@ -198,11 +234,12 @@ extension ReservedObject {
         }
     }
 
-    func free(_ pages: Range<Int>) throws(EngineError) {
+    func free(_ pages: Range<Int>, afterwards: (@Sendable () -> Void)? = nil) throws(EngineError) {
         do throws(Errno) {
-            try Files.punch(poolFile.number, at: poolOffset(pages.lowerBound), length: pages.count * basePageSize)
+            let (offset, length) = (poolOffset(pages.lowerBound), pages.count * basePageSize)
+            try poolFile.locked(afterwards: afterwards) { (number) throws(Errno) in try Files.punch(number, at: offset, length: length) }
         } catch {
-            throw EngineError(.system, "freeing pages of \(id) in the pool failed; they are in the backup", errno: error)
+            throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }
     }
 }

@@ -100,9 +100,13 @@ extension ReservedObject {
                 if data.upperBound <= page, !isLast {
                     let start = (firstPage + page) * basePageSize
                     let end = (firstPage + range.upperBound) * basePageSize
-                    if let found = try Files.nextData(poolFile.number, from: start), found < end {
-                        let hole = min(try Files.nextHole(poolFile.number, from: found) ?? end, end)
-                        data = found / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
+                    let found = try poolFile.locked { (number) throws(Errno) -> Range<Int>? in
+                        guard let found = try Files.nextData(number, from: start), found < end else { return nil }
+                        return found..<min(try Files.nextHole(number, from: found) ?? end, end)
+                    }
+                    if let found {
+                        data =
+                            found.lowerBound / basePageSize - firstPage..<(found.upperBound + basePageSize - 1) / basePageSize - firstPage
                     } else {
                         isLast = true
                     }
@@ -118,7 +122,7 @@ extension ReservedObject {
                 page += 1
             }
         } catch {
-            throw EngineError(.system, "looking for the pages of \(id) failed", errno: error)
+            throw .poolFile("looking for the pages of \(id) failed", error)
         }
         return (runs, page)
     }

@@ -10,11 +10,11 @@ final class Pool: @unchecked Sendable {
     let id: PoolID
     let name: String
     let owner: UInt32
-    let file: SharedDescriptor
-    /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
-    /// lock, and keep a core from whoever reads the next run for them.
-    let placing = Monitor<Void>(())
+    let file: PoolFile
     let ledger: Ledger
+    let touch = PoolTouch()
+    /// Which object has a page; kept once a mapping is registered.
+    var places: PagePlaces?
     /// Where the pages of its objects go.
     let backup: any Backup
     var allocator: BlockAllocator
@@ -43,14 +43,16 @@ final class Pool: @unchecked Sendable {
     var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
 
     init(
-        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup
+        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup, isGuarded: Bool
     ) throws(EngineError) {
         self.id = id
         self.limits = limits
         self.backup = backup
         self.name = name
         self.owner = owner
-        do throws(Errno) { file = SharedDescriptor(try MemoryFile.makeSealed("shrinkd-pool", size: pageCount * basePageSize)) } catch {
+        do throws(Errno) {
+            file = PoolFile(try MemoryFile.makeSealed("shrinkd-pool", size: pageCount * basePageSize), isGuarded: isGuarded)
+        } catch {
             throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
         }
         ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
@@ -59,7 +61,7 @@ final class Pool: @unchecked Sendable {
     }
 
     /// The pool of an engine that is gone. Its objects are entered by the caller.
-    init(id: PoolID, file: consuming OwnedDescriptor, ledger: Ledger, backup: any Backup) throws(EngineError) {
+    init(id: PoolID, file: consuming OwnedDescriptor, ledger: Ledger, backup: any Backup, isGuarded: Bool) throws(EngineError) {
         self.id = id
         self.backup = backup
         name = ledger.name
@@ -71,7 +73,7 @@ final class Pool: @unchecked Sendable {
         } catch {
             throw EngineError(.foreignLedger, "the pool's size is not what its ledger says; they do not belong together", errno: error)
         }
-        self.file = SharedDescriptor(file)
+        self.file = PoolFile(file, isGuarded: isGuarded)
         allocator = BlockAllocator(pageCount: ledger.geometry.pageCount)
     }
 
@@ -96,9 +98,13 @@ final class Pool: @unchecked Sendable {
     }
 }
 
-extension SharedDescriptor {
+extension PoolFile {
     /// Makes a range of a pool a hole, up to `limit` pages that take memory; returns how many did. Searches and frees extent by extent.
-    func freePages(first: Int, count: Int, limit: Int = .max) throws(Errno) -> Int {
+    func freePages(first: Int, count: Int, limit: Int = .max, afterwards: (@Sendable () -> Void)? = nil) throws(Errno) -> Int {
+        try locked(afterwards: afterwards) { (number) throws(Errno) in try Self.freePages(number, first, count, limit) }
+    }
+
+    private static func freePages(_ number: CInt, _ first: Int, _ count: Int, _ limit: Int) throws(Errno) -> Int {
         var freed = 0
         let end = (first + count) * basePageSize
         var offset = first * basePageSize
@@ -114,6 +120,10 @@ extension SharedDescriptor {
 
     /// Pages of a range that take memory.
     func residentPages(first: Int, count: Int) throws(Errno) -> Int {
+        try locked { (number) throws(Errno) in try Self.residentPages(number, first, count) }
+    }
+
+    private static func residentPages(_ number: CInt, _ first: Int, _ count: Int) throws(Errno) -> Int {
         var resident = 0
         let end = (first + count) * basePageSize
         var offset = first * basePageSize

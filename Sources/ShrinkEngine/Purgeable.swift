@@ -42,11 +42,14 @@ extension Engine {
     /// Makes given-up content zeros. The caller holds the reservation; nobody has it pinned.
     func clearContent(_ slot: UInt32) throws(EngineError) {
         let reserved = reservedObject(slot)
+        let claim = reserved.touch.claim(reserved.poolPages(0..<reserved.pageCount), .ending)
+        defer { reserved.touch.end(claim) }
         let object = state.withLock { $0.objects[slot] }
+        reserved.touch.heal(reserved.poolPages(0..<reserved.pageCount))
         do throws(Errno) {
             _ = try reserved.poolFile.freePages(first: reserved.firstPage, count: reserved.pageCount)
         } catch {
-            throw EngineError(.system, "clearing the given-up content of \(reserved.id) failed", errno: error)
+            throw .poolFile("clearing the given-up content of \(reserved.id) failed", error)
         }
         try reserved.at(.afterClearFree, 0)
         if object.backedUpPages > 0 { try reserved.dropEverything() }
@@ -60,6 +63,7 @@ extension Engine {
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
                 object.purgeGeneration &+= 1
+                object.touched = BufferObject.Touched()
             }
             pool.ledger.record(Int(object.record)).purgeGeneration = object.purgeGeneration &+ 1
             setContent(slot, .kept, &state)
@@ -75,6 +79,8 @@ extension ReservedObject {
     /// that fails keeps nothing in memory.
     func purge(goalPages: Int, mayUseBackup: Bool, progress: (ShrinkOutcome) -> Bool) -> ShrinkOutcome {
         var outcome = ShrinkOutcome()
+        let claim = touch.claim(poolPages(0..<pageCount), .purging)
+        defer { touch.end(claim) }
         do throws(EngineError) {
             try at(.afterPurgeMark, 0)
             try purgeResident(goalPages, &outcome, progress)

@@ -110,6 +110,35 @@ extension EngineState {
         objects[slot].reservation = .free
         if objects[slot].holder != 0 { tickets.letGo(objects[slot].holder) }
         objects[slot].holder = 0
+        let touched = takeTouched(slot)
+        if touched.isAny { countTouched(slot, touched) }
+    }
+
+    /// What faults brought back since the reservation was taken, to be counted by the caller.
+    mutating func takeTouched(_ slot: UInt32) -> BufferObject.Touched {
+        defer { objects[slot].touched = BufferObject.Touched() }
+        return objects[slot].touched
+    }
+
+    /// Pages that a fault brought back.
+    mutating func noteTouched(_ slot: UInt32, _ touched: BufferObject.Touched) {
+        guard objects[slot].reservation == .held else { return countTouched(slot, touched) }
+        objects[slot].touched.backedUpPages += touched.backedUpPages
+        objects[slot].touched.zeroPages += touched.zeroPages
+        objects[slot].touched.isAny = true
+    }
+
+    private mutating func countTouched(_ slot: UInt32, _ touched: BufferObject.Touched) {
+        let (backedUp, zero) = (touched.backedUpPages, touched.zeroPages)
+        let pool = pool(of: slot)
+        addBackedUp(-Int(backedUp), to: pool)
+        pool.zeroPages -= Int(zero)
+        change(slot) { object in
+            object.backedUpPages -= backedUp
+            object.zeroPages -= zero
+            object.isExhausted = false
+        }
+        bump(slot)
     }
 }
 

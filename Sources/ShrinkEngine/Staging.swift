@@ -5,31 +5,48 @@ import SystemPackage
 ///
 /// Reading the pool with pread into it, instead of through a mapping, keeps holes holes.
 final class Staging: @unchecked Sendable {
-    // Sendable: one worker owns it at a time.
-    private static let byteCount = EngineLimits.runPages * basePageSize
-    private let memory: TransferMemory
-    private let base: UnsafeMutableRawPointer
+    /// What a call reads or writes; one that is stuck keeps it.
+    final class Block: Sendable {
+        static let byteCount = EngineLimits.runPages * basePageSize
+        private let memory: TransferMemory
+        private let offset: Int
 
-    private init(_ memory: TransferMemory, _ index: Int) {
-        self.memory = memory
-        base = memory.base + index * Self.byteCount
+        fileprivate init(_ memory: TransferMemory, _ index: Int) {
+            self.memory = memory
+            offset = index * Self.byteCount
+        }
+
+        @inline(__always)
+        func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+            precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
+            return UnsafeMutableRawBufferPointer(
+                start: memory.base + offset + range.lowerBound * basePageSize, count: range.count * basePageSize)
+        }
     }
+
+    // Sendable: one worker owns it at a time.
+    private(set) var block: Block
+
+    private init(_ block: Block) { self.block = block }
 
     /// Several, side by side: two fill a huge page.
     static func make(_ count: Int) throws(EngineError) -> [Staging] {
         guard count > 0 else { return [] }
         do throws(Errno) {
-            let memory = try TransferMemory(count: count * byteCount)
-            return (0..<count).map { Staging(memory, $0) }
+            let memory = try TransferMemory(count: count * Block.byteCount)
+            return (0..<count).map { Staging(Block(memory, $0)) }
         } catch {
             throw EngineError(.outOfMemory, "no memory for \(count) copy buffers of 1 MiB", errno: error)
         }
     }
 
     @inline(__always)
-    func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
-        precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
-        return UnsafeMutableRawBufferPointer(start: base + range.lowerBound * basePageSize, count: range.count * basePageSize)
+    func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer { block.pages(range) }
+
+    /// The buffer is left to a call that is stuck. Without memory for another one the program can't go on copying.
+    func replace() {
+        guard let next = try? TransferMemory(count: Block.byteCount) else { fatalError("no memory for a copy buffer of 1 MiB") }
+        block = Block(next, 0)
     }
 }
 

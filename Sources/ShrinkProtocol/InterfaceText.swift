@@ -315,6 +315,28 @@ public enum ShrinkInterface {
         # until that is null. Each reply is of one moment, a series is not.
         method ListPages(objectId: int, firstPage: ?int) -> (runs: []PageRun, nextFirstPage: ?int)
 
+        # Registers a mapping of a pool, of lengthBytes from address on, that shows the pool from offsetBytes on: until the connection ends its memory
+        # may be used without a pin. A page that is out comes back when it is touched, one that is written while it goes out stays, one that can't be
+        # had is SIGBUS. All three are multiples of 4096. userfaultFileDescriptor: a userfaultfd of the process that has the mapping, fresh from
+        # userfaultfd(2) or /dev/userfaultfd, or one that this method had before. Keep a duplicate: when the daemon dies, threads then wait, and go on
+        # when it is registered anew. At most 64 of a connection, 1024 of a pool.
+        method RegisterMapping(
+          poolId: ?int,
+          poolName: ?string,
+          ownerUid: ?int,
+          userfaultFileDescriptor: int,
+          address: int,
+          offsetBytes: int,
+          lengthBytes: int
+        ) -> (mappingId: int)
+
+        # Ends a registration of this connection. From then on the mapping's memory may be used only while its objects are pinned.
+        method UnregisterMapping(mappingId: int) -> ()
+
+        # /dev/userfaultfd, open: what USERFAULTFD_IOC_NEW makes of it also serves system calls that are given memory whose pages are out. For root and
+        # the daemon's own user; others open the device themselves, if they may.
+        method OpenUserfaultDevice() -> (deviceFileDescriptor: int)
+
         # Sets a fault on the store, for tests: calls of operation (open, create, remove, resize, read, write, punch, sync, seek, status, list,
         # hint) fail with errno (a name: EIO, ENOSPC, …), or wait delayMilliseconds (1 … 10000) and go on; exactly one of the two.
         # probability: of each call, 0 … 1; or every: each Nth call, 1 unless given. count: at most so many times. objectId: on one object alone.
@@ -434,6 +456,9 @@ public enum ShrinkInterface {
 
         # The file server does not know such a fault; the message says what there is.
         error InvalidFault (message: string)
+
+        # The memory or the userfaultfd of a mapping can't be registered; the message says why.
+        error UnsuitableMapping (message: string)
 
         # No session waits under that token: its pins are gone.
         error NoSuchSession (message: string)

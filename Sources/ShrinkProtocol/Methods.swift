@@ -66,6 +66,7 @@ public enum WireErrorName: String, Sendable, CaseIterable {
     case limitReached = "LimitReached"
     case faultsNotAllowed = "FaultsNotAllowed"
     case invalidFault = "InvalidFault"
+    case unsuitableMapping = "UnsuitableMapping"
     case noSuchSession = "NoSuchSession"
     case systemFailure = "SystemFailure"
 

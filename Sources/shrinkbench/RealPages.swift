@@ -81,3 +81,10 @@ struct BenchError: Error, CustomStringConvertible {
     let description: String
     init(_ description: String) { self.description = description }
 }
+
+extension RealPages {
+    /// Pages that are not all zeros.
+    var contentPages: [Int] {
+        (0..<pageCount).filter { page in bytes.baseAddress.map { !isZero($0 + page * basePageSize, basePageSize) } ?? false }
+    }
+}

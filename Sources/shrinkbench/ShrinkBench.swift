@@ -12,5 +12,6 @@ struct ShrinkBench: ParsableCommand {
             """,
         subcommands: [
             RawMode.self, PackedMode.self, PhasesMode.self, MemoryMode.self, EngineMode.self, BackendsMode.self, GateMode.self,
+            TouchMode.self,
         ])
 }

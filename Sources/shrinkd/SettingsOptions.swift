@@ -90,6 +90,7 @@ extension PressureSettings {
 extension Engine.Configuration {
     init(_ configuration: Configuration) {
         self.init()
+        clientsAreStrangers = true
         memoryFloor = configuration.size("memory-floor").map { ByteCount($0) }
         maximumResident = configuration.size("max-resident").map { ByteCount($0) }
         if let bytes = configuration.size("cgroup-reserve") { cgroupReserve = ByteCount(bytes) }

@@ -34,6 +34,8 @@ private struct Sample {
         create.poolId = 1
         var list = ListObjectsParameters(pool: anyPool, afterObjectId: 1)
         list.poolId = 1
+        var mapping = RegisterMappingParameters(pool: pool, userfaultFileDescriptor: 0, address: 4096, offsetBytes: 0, lengthBytes: 4096)
+        mapping.poolId = 1
         var shrink = ShrinkParameters(.pool(anyPool))
         (shrink.goalBytes, shrink.objectId, shrink.everything) = (1, 1, true)
         var recover = try #require(RecoverParameters(.pool(anyPool)))
@@ -59,6 +61,8 @@ private struct Sample {
             try Sample(shrink, ShrinkParameters.parameterNames),
             try Sample(recover, RecoverParameters.parameterNames),
             try Sample(ReadObjectParameters(objectId: 1, offsetBytes: 1, lengthBytes: 1), ReadObjectParameters.parameterNames),
+            try Sample(mapping, RegisterMappingParameters.parameterNames),
+            try Sample(UnregisterMappingParameters(mappingId: 1), UnregisterMappingParameters.parameterNames),
         ]
         for sample in samples {
             #expect(sample.encoded == Set(sample.names), "\(sample.name)")
@@ -101,10 +105,9 @@ private struct Sample {
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
             Methods.listenForRevocations.member, Methods.waitForRevocation.member, Methods.getLeases.member, Methods.setPurgeable.member,
-            Methods.setLease.member,
-            Methods.mapGates.member, Methods.attachGate.member,
-            Methods.detachGate.member, Methods.pinGate.member, Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member,
-            Methods.clearFaults.member,
+            Methods.setLease.member, Methods.mapGates.member, Methods.attachGate.member, Methods.detachGate.member, Methods.pinGate.member,
+            Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
+            Methods.registerMapping.member, Methods.unregisterMapping.member, Methods.openUserfaultDevice.member,
             Methods.getPressure.member, Methods.watchPressure.member, Methods.tellPressure.member,
         ]
         for member in members { #expect(text.contains("\nmethod \(member)("), "\(member)") }

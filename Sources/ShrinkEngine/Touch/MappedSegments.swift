@@ -1,0 +1,77 @@
+import ShrinkLinux
+
+/// Which addresses of a process show which pages of a pool, kept true through unmap and remap.
+struct MappedSegments {
+    /// Neighbouring pages at neighbouring addresses.
+    struct Segment: Equatable {
+        var address: UInt
+        var firstPage: Int
+        var count: Int
+        var end: UInt { address + UInt(count * basePageSize) }
+        var pages: Range<Int> { firstPage..<firstPage + count }
+    }
+
+    /// A mapping that is cut into more pieces is given up.
+    static let limit = 256
+
+    private(set) var segments: [Segment]
+
+    init(address: UInt, firstPage: Int, count: Int) { segments = [Segment(address: address, firstPage: firstPage, count: count)] }
+
+    var isEmpty: Bool { segments.isEmpty }
+
+    /// The page at an address, and the last page of its segment plus one.
+    func page(at address: UInt) -> (page: Int, end: Int)? {
+        for segment in segments where address >= segment.address && address < segment.end {
+            return (segment.firstPage + Int(address - segment.address) / basePageSize, segment.pages.upperBound)
+        }
+        return nil
+    }
+
+    /// Calls `body` with each stretch of addresses that shows pages of the range, and with the first page there.
+    @inline(__always)
+    func forEachSpan<E: Error>(of pages: Range<Int>, _ body: (Range<UInt>, Int) throws(E) -> Void) throws(E) {
+        for segment in segments {
+            let first = max(pages.lowerBound, segment.firstPage)
+            let end = min(pages.upperBound, segment.pages.upperBound)
+            guard first < end else { continue }
+            let start = segment.address + UInt((first - segment.firstPage) * basePageSize)
+            try body(start..<start + UInt((end - first) * basePageSize), first)
+        }
+    }
+
+    mutating func unmap(_ range: Range<UInt>) {
+        var kept: [Segment] = []
+        for segment in segments {
+            if segment.end <= range.lowerBound || segment.address >= range.upperBound {
+                kept.append(segment)
+                continue
+            }
+            if segment.address < range.lowerBound { kept.append(part(segment, from: segment.address, to: range.lowerBound)) }
+            if segment.end > range.upperBound { kept.append(part(segment, from: range.upperBound, to: segment.end)) }
+        }
+        segments = kept
+    }
+
+    /// mremap(2): the range shows at another address what it showed; what was there before is gone.
+    mutating func remap(from: UInt, to: UInt, count: UInt) {
+        var moved: [Segment] = []
+        for segment in segments {
+            let start = max(segment.address, from)
+            let end = min(segment.end, from + count)
+            guard start < end else { continue }
+            var piece = part(segment, from: start, to: end)
+            piece.address = to + (start - from)
+            moved.append(piece)
+        }
+        unmap(from..<from + count)
+        unmap(to..<to + count)
+        segments += moved
+    }
+
+    private func part(_ segment: Segment, from: UInt, to: UInt) -> Segment {
+        Segment(
+            address: from, firstPage: segment.firstPage + Int(from - segment.address) / basePageSize,
+            count: Int(to - from) / basePageSize)
+    }
+}

@@ -1,0 +1,105 @@
+import ShrinkLinux
+import SystemPackage
+
+// What a fault does to its own page, in its own mapping.
+
+extension PoolTouch {
+    struct PagedSpan {
+        let userfaults: SharedDescriptor
+        let addresses: Range<UInt>
+        let firstPage: Int
+    }
+
+    func spans(of pages: Range<Int>, only mapping: MappingID) -> [PagedSpan] {
+        state.withLock { state in
+            guard let mapping = state.mappings.first(where: { $0.id == mapping }) else { return [] }
+            var spans: [PagedSpan] = []
+            mapping.segments.forEachSpan(of: pages) { (addresses, first) in
+                spans.append(PagedSpan(userfaults: mapping.userfaults, addresses: addresses, firstPage: first))
+            }
+            return spans
+        }
+    }
+
+    private func userfaults(_ mapping: MappingID) -> SharedDescriptor? {
+        state.withLock { state in state.mappings.first { $0.id == mapping }?.userfaults }
+    }
+
+    private func page(at address: UInt) -> Range<UInt> { address..<address + UInt(basePageSize) }
+
+    func wakeOne(_ mapping: MappingID, _ address: UInt) {
+        guard let userfaults = userfaults(mapping) else { return }
+        try? Userfaults.wake(userfaults.number, page(at: address))
+    }
+
+    func unprotectOne(_ mapping: MappingID, _ address: UInt) {
+        guard let userfaults = userfaults(mapping) else { return }
+        do throws(Errno) { try Userfaults.unprotect(userfaults.number, page(at: address)) } catch {
+            // The process changes its mappings: the write comes again.
+            try? Userfaults.wake(userfaults.number, page(at: address))
+        }
+    }
+
+    func zeroOne(_ mapping: MappingID, _ address: UInt) {
+        guard let userfaults = userfaults(mapping) else { return }
+        if Userfaults.zero(userfaults.number, page(at: address)).error != nil {
+            try? Userfaults.wake(userfaults.number, page(at: address))
+        }
+    }
+
+    static let poisonedLimit = 1 << 16
+
+    /// SIGBUS for whoever touches the page. `page` is noted, so that the mark goes when new content comes.
+    func poisonOne(_ mapping: MappingID, _ address: UInt, page number: Int?) {
+        guard let userfaults = userfaults(mapping) else { return }
+        // A mark is refused where another one is: a protected page has one.
+        try? Userfaults.unprotect(userfaults.number, page(at: address))
+        _ = Userfaults.poison(userfaults.number, page(at: address))
+        try? Userfaults.wake(userfaults.number, page(at: address))
+        guard let number else { return }
+        state.withLock { state in
+            guard let i = state.mappings.firstIndex(where: { $0.id == mapping }), state.mappings[i].poisoned.count < Self.poisonedLimit,
+                !state.mappings[i].poisoned.contains(number)
+            else { return }
+            state.mappings[i].poisoned.append(number)
+        }
+    }
+
+    /// A guest leaves a claim.
+    func leave(_ claim: UInt64) {
+        state.withLock { state in
+            if let i = state.claims.firstIndex(where: { $0.id == claim }) { state.claims[i].guests -= 1 }
+        }
+        state.notifyAll()
+    }
+
+    /// Ends the claim of a fault that was served; in its own mapping one call makes the pages writable and wakes.
+    func end(_ claim: UInt64, waking mapping: MappingID) { end(claim, .writable) }
+
+    func served(_ mapping: MappingID, from page: Int, to end: Int, isFault: Bool) {
+        state.withLock { state in
+            guard let i = state.mappings.firstIndex(where: { $0.id == mapping }) else { return }
+            if isFault {
+                state.mappings[i].around.served(from: page, to: end)
+            } else {
+                state.mappings[i].around.advanced(from: page, to: end)
+            }
+        }
+    }
+
+    /// New content comes to pages that were poisoned: zeros take the mark's place.
+    func heal(_ pages: Range<Int>) {
+        let marked = state.withLock { state -> [(SharedDescriptor, Range<UInt>)] in
+            var marked: [(SharedDescriptor, Range<UInt>)] = []
+            for i in state.mappings.indices where !state.mappings[i].poisoned.isEmpty {
+                let mapping = state.mappings[i]
+                for page in mapping.poisoned where pages.contains(page) {
+                    mapping.segments.forEachSpan(of: page..<page + 1) { (addresses, _) in marked.append((mapping.userfaults, addresses)) }
+                }
+                state.mappings[i].poisoned.removeAll { pages.contains($0) }
+            }
+            return marked
+        }
+        for (userfaults, addresses) in marked { _ = Userfaults.zero(userfaults.number, addresses) }
+    }
+}
