@@ -111,7 +111,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", "backupfs",
+                "PageStore", "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink",
+                "backupfs",
                 "shrinkctl",
                 "shrinkd", "survivor", system,
             ]),

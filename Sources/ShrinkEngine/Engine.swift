@@ -24,6 +24,8 @@ public final class Engine: Sendable {
         public var maximumResident: ByteCount?
         /// What recover leaves of this process's memory cgroup.
         public var cgroupReserve = ByteCount.mebibytes(4)
+        /// The memory cgroup whose limits, and whose ancestors', count; nil: the one this process is in when the engine is made.
+        public var cgroup: MemoryCgroup?
         /// How long the users of leased memory may take to let go of it.
         public var revocationMilliseconds: UInt64 = 5_000
         /// What each uid may take, but root and `unlimitedUser`.

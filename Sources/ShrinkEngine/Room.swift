@@ -41,7 +41,7 @@ final class Room: Sendable {
         }
         maximumResident = configuration.maximumResident?.rawValue
         cgroupReserve = configuration.cgroupReserve.rawValue
-        cgroup = MemoryCgroup.ofThisProcess()
+        cgroup = configuration.cgroup ?? MemoryCgroup.ofThisProcess()
     }
 
     /// Room for a run that is about to come in; given back when it is in. With a staging buffer, others are shrunk for it.

@@ -45,6 +45,37 @@ import Testing
         #expect(try fixture.mismatches(held, zeroEvery: 0) == [])
     }
 
+    /// A limit of a version 2 ancestor, in a tree of files: recover is refused while it is met, and goes on when it is lifted.
+    @Test func theLimitOfAnAncestorCountsInVersionTwo() throws {
+        let tree = try ScratchDirectory()
+        func write(_ path: String, _ text: String) throws {
+            try Files.replaceContents(of: tree.file(path), with: Array((text + "\n").utf8))
+        }
+        try Files.makeDirectories(tree.file("cgroup/slice/service"))
+        try write("membership", "0::/slice/service")
+        for group in ["slice", "slice/service"] {
+            try write("cgroup/\(group)/memory.current", "\(100 << 20)")
+            try write("cgroup/\(group)/memory.stat", "inactive_file 0")
+        }
+        try write("cgroup/slice/service/memory.max", "max")
+        try write("cgroup/slice/memory.max", "\((104 << 20) + (256 << 10))")
+        let group = try #require(MemoryCgroup.ofThisProcess(mount: tree.file("cgroup"), membership: tree.file("membership")))
+        let fixture = try EngineFixture(poolPages: 4096) { $0.cgroup = group }
+        let engine = fixture.engine
+        // 4 MiB of what is left are kept back: 256 KiB may come.
+        let object = try fixture.makeObject(pages: 300, zeroEvery: 0)
+        _ = engine.shrink(.all)
+        do {
+            try engine.pin(object.id)
+            #expect(Bool(false), "300 pages came into 64 pages of room")
+        } catch {
+            #expect(error.code == .outOfMemory && "\(error)".contains("cgroup"), "\(error)")
+        }
+        try write("cgroup/slice/memory.max", "\(200 << 20)")
+        try engine.pin(object.id)
+        #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
+    }
+
     @Test func aRangeComesBackAloneAndTheRestAhead() throws {
         let fixture = try EngineFixture(poolPages: 2048)
         let engine = fixture.engine

@@ -59,7 +59,10 @@ final class SegmentCleaner: Sendable {
             var any = false
             // A compacted segment may free a page less than the reserve takes: then the next one's dead bytes are needed too.
             for _ in 0..<16 {
-                guard cleanOneLocked(urgent: urgent) else { return any }
+                guard cleanOneLocked(urgent: urgent) else {
+                    // Then what other writers have allocated ahead.
+                    return urgent && trimOpen() || any
+                }
                 any = true
                 if !urgent || reserveIsBack() { return true }
                 trimOpen()
@@ -71,17 +74,23 @@ final class SegmentCleaner: Sendable {
 
     private func reserveIsBack() -> Bool { core.reserves.allSatisfy { $0.tier.number > 0 || (try? $0.restore()) != nil } }
 
-    /// Gives back what open segments hold behind their ends: one that was made of the reserve is allocated whole, and without that rest there may be no
-    /// room for the next reserve.
-    private func trimOpen() {
+    /// Gives back what open segments hold behind their ends: a writer's room ahead (`RunReserve`), and the rest of one that was made of the reserve,
+    /// without which there may be no room for the next. True if somebody had room ahead.
+    @discardableResult
+    private func trimOpen() -> Bool {
+        var any = false
         for slot in 0..<WorkerPool.size {
             core.pool.withContext(of: slot) { context in
                 for tier in core.tiers.indices where context.open[tier].number >= 0 {
                     guard let fd = try? core.table.descriptor(context.open[tier].number) else { continue }
-                    try? Files.truncate(fd, to: context.open[tier].position)
+                    let open = context.open[tier]
+                    guard (try? Files.truncate(fd, to: open.position)) != nil else { continue }
+                    if open.allocated > open.position { any = true }
+                    context.open[tier].allocated = open.position
                 }
             }
         }
+        return any
     }
 
     private func cleanOneLocked(urgent: Bool) -> Bool {
