@@ -4,20 +4,28 @@
 #   make demo    install what is missing, build, move real files out of memory and back, and compare every page
 #   make soak    the long campaigns of docs/testing.md: millions of random operations, hundreds of kills, sanitizers; hours
 #   make bench   how fast pages go out and come back, through the mount and without it
+#   make library   libshrinkd.so.1 with its header and pkg-config file, for programs in any language: in LIBRARY (.build/library)
 #   make build   optimised programs in .build/release
-#   make install   programs with Swift inside, units, settings, man pages and docs: PREFIX (/usr) below DESTDIR (nothing)
+#   make install   programs with Swift inside, libshrinkd, units, settings, man pages and docs: PREFIX (/usr) below DESTDIR (nothing)
 #   make lint    formatting, as CI sees it
 #   make deps    only install what is missing (as root), or name the command that would
 
 SHELL := /bin/bash
 
-.PHONY: bench build clean demo deps install lint soak test
+.PHONY: bench build clean demo deps install library lint soak test
 
 deps:
 	@.ci/packages
 
 build: deps
 	swift build -c release
+
+# Where libshrinkd goes: LIBRARY/lib, LIBRARY/include.
+LIBRARY ?= .build/library
+
+library: deps
+	swift build -c release --target ShrinkLibrary
+	.ci/library .build/release $(LIBRARY)
 
 # BIN: a directory with programs that are built already; otherwise they are built here, with nothing of Swift to install beside them.
 PREFIX ?= /usr
@@ -28,6 +36,8 @@ STATIC = swift build -c release --static-swift-stdlib --scratch-path .build-stat
 install:
 ifeq ($(BIN),)
 	@for program in shrinkd backupfs shrinkctl; do $(STATIC) --product $$program || exit 1; done
+	@$(STATIC) --target ShrinkLibrary
+	@.ci/library "$$($(STATIC) --show-bin-path)" "$(DESTDIR)$(PREFIX)" "$(PREFIX)"
 	@BIN=$$($(STATIC) --show-bin-path) DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install
 else
 	@BIN="$(BIN)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" systemd/install

@@ -32,6 +32,9 @@ let package = Package(
         // For programs that hold their own pools (docs/embedding.md). ShrinkLinux has the types of its signatures.
         .library(name: "ShrinkEngine", targets: ["ShrinkEngine"]),
         .library(name: "ShrinkLinux", targets: ["ShrinkLinux"]),
+        // For programs that use a daemon's pools (docs/clients.md). ShrinkProtocol has the types of its signatures.
+        .library(name: "ShrinkClient", targets: ["ShrinkClient"]),
+        .library(name: "ShrinkProtocol", targets: ["ShrinkProtocol"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -41,6 +44,8 @@ let package = Package(
     targets: [
         // Header-only views of the C libraries.
         .systemLibrary(name: "CShrinkLinux"),
+        // The header of libshrinkd, which ShrinkLibrary implements.
+        .systemLibrary(name: "CShrinkd"),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev", "fuse3"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CTouchFloor"),
@@ -53,8 +58,10 @@ let package = Package(
         room("Varlink", ["ShrinkLinux", system]),
         room("PageStore", ["ShrinkLinux", "CLZ4", "CZstd", system]),
         room("ShrinkClient", ["ShrinkLinux", "ShrinkProtocol", "Varlink", system]),
+        // libshrinkd: .ci/library links it, for SwiftPM links no dynamic library with the static standard library.
+        room("ShrinkLibrary", ["CShrinkd", "ShrinkClient", "ShrinkLinux"]),
         room("BackupFileSystem", ["PageStore", "ShrinkLinux", "CFuse3", system, logging]),
-        room("ShrinkEngine", ["ShrinkLinux", logging, system]),
+        room("ShrinkEngine", ["ShrinkLinux", "ShrinkProtocol", logging, system]),
         room("ShrinkPressure", ["ShrinkLinux", system]),
         room(
             "ShrinkControl",
@@ -71,7 +78,12 @@ let package = Package(
                 system, logging,
                 arguments,
             ]),
-        program("shrinkbench", ["CTouchFloor", "ShrinkEngine", "ShrinkLinux", arguments, logging, system]),
+        program(
+            "shrinkbench",
+            [
+                "CTouchFloor", "ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", arguments,
+                logging, system,
+            ]),
         program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 
         // Tests, one target a room.
@@ -86,14 +98,19 @@ let package = Package(
         tests("VarlinkTests", ["Varlink", "ShrinkLinux", "TestSupport", system]),
         tests("PageStoreTests", ["PageStore", "PackedWorkload", "packed-crash", "ShrinkLinux", "TestSupport", system]),
         tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
-        tests("ShrinkEngineTests", ["ShrinkEngine", logging, "ShrinkLinux", "TestSupport", "touch-trial", system]),
+        tests(
+            "ShrinkEngineTests",
+            ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", "touch-trial", system]),
         // An engine that serves another process's memory and dies at a given place; only the tests start it.
         .executableTarget(
             name: "touch-trial", dependencies: ["ShrinkEngine", "ShrinkLinux", "TestSupport", logging], path: "Tests/TouchTrial",
             swiftSettings: strict),
         tests(
             "ShrinkControlTests",
-            ["ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", logging, system]),
+            [
+                "ShrinkClient", "ShrinkLibrary", "client-example", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol",
+                "TestSupport", "Varlink", logging, system,
+            ]),
         // A keeper with parts that misbehave on request; only the tests start it.
         .executableTarget(
             name: "keepertrial", dependencies: ["ServiceSupport", "ShrinkKeeper", "ShrinkLinux", system, logging],
@@ -104,7 +121,8 @@ let package = Package(
         tests(
             "EndToEndTests",
             [
-                "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink", "backupfs",
+                "PageStore", "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink",
+                "backupfs",
                 "shrinkctl",
                 "shrinkd", "survivor", system,
             ]),
@@ -113,6 +131,9 @@ let package = Package(
             name: "survivor", dependencies: ["ShrinkClient", "ShrinkLinux", "ShrinkProtocol", "TestSupport", system],
             path: "Tests/Survivor", swiftSettings: strict),
         tests("SystemdTests", ["ShrinkLinux", "TestSupport", "keepertrial", "survivor", system]),
+        // docs/clients.md's program in Swift.
+        .executableTarget(
+            name: "client-example", dependencies: ["ShrinkClient"], path: "Tests/ClientExample", swiftSettings: strict),
         // A workload for the packed store: done by a program that is killed, and by one that measures.
         .target(
             name: "PackedWorkload", dependencies: ["PageStore", "ShrinkLinux", "TestSupport", system], path: "Tests/PackedWorkload",

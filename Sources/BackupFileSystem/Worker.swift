@@ -9,8 +9,8 @@ final class Worker: @unchecked Sendable {
     /// fuse_in_header and fuse_write_in, in front of what a WRITE carries.
     private static let writeHeaderBytes = 80
 
-    private let input: MappedMemory
-    private let output: MappedMemory
+    /// The answer, then the request with a page before and behind what a WRITE carries: but for these two pages in one huge page.
+    private let memory: TransferMemory
     /// The request in hand was read before by a server that died.
     var isResent = false
 
@@ -18,17 +18,16 @@ final class Worker: @unchecked Sendable {
     static let current = ThreadSlot<Worker>()
 
     init() throws(Errno) {
-        input = try MappedMemory(anonymous: basePageSize + Self.maxTransferBytes + basePageSize, populated: true)
-        output = try MappedMemory(anonymous: Self.maxTransferBytes, populated: true)
+        memory = try TransferMemory(count: 2 * Self.maxTransferBytes + 2 * basePageSize)
     }
 
     /// Requests are read here. The bytes of a WRITE then begin at a page boundary, as compressors and direct I/O like them.
     var requestBuffer: UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(rebasing: input.bytes[(basePageSize - Self.writeHeaderBytes)...])
+        memory.bytes(Self.maxTransferBytes + basePageSize - Self.writeHeaderBytes..<memory.count)
     }
 
     /// Room for an answer of up to `count` bytes.
     func answerBuffer(_ count: Int) -> UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(rebasing: output.bytes[..<min(count, output.count)])
+        memory.bytes(0..<min(count, Self.maxTransferBytes))
     }
 }

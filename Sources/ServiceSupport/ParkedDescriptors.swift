@@ -50,6 +50,9 @@ public final class ParkedDescriptors: Sendable {
     /// Descriptors that the starter has now, those reserved included.
     public var used: Int { state.withLock { $0.used } }
 
+    /// True if the starter has something under that name, or would have it if it kept anything.
+    public func holds(_ name: String) -> Bool { state.withLock { $0.parked[name] != nil } }
+
     /// Takes over everything that is left in `inherited`: it came out of the starter's store and is still there.
     public func adopt(_ inherited: inout InheritedDescriptors) {
         for name in inherited.names {

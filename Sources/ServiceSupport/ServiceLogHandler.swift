@@ -9,6 +9,8 @@ public import ShrinkLinux
 ///     <4>A part ended and is started again. delay_ms=100 ending="signal 9" part=backupfs
 ///     warning: A part ended and is started again. delay_ms=100 ending="signal 9" part=backupfs
 ///
+/// To journald each line goes by its own socket, with the metadata as fields (`JournalEntry`).
+///
 /// A line is one write(2), so lines of several processes on one terminal or pipe never mix. Metadata follows in the order of its keys.
 public struct ServiceLogHandler: LogHandler {
     /// How a line says what it weighs.
@@ -53,9 +55,24 @@ public struct ServiceLogHandler: LogHandler {
         if let provided = metadataProvider?.get() { all.merge(provided) { $1 } }
         if let own = event.metadata { all.merge(own) { $1 } }
         if let error = event.error { all["error"] = "\(error)" }
+        if prefix == .priority, sendToJournal(event.level, "\(event.message)", all) { return }
         let line = Array(Self.line(prefix, event.level, "\(event.message)", all).utf8)
         line.withUnsafeBytes { Files.appendOnce(descriptor, $0) }
     }
+
+    /// With its metadata as fields, and in the message as well, for people. What journald does not take goes to standard error.
+    private func sendToJournal(_ level: Logger.Level, _ message: String, _ metadata: Logger.Metadata) -> Bool {
+        let line = Self.line(prefix, level, message, metadata)
+        // Without "<N>" and the newline.
+        let text = String(line.dropFirst(3).dropLast())
+        return JournalEntry(
+            priority: level.priority, identifier: Self.identifier, message: text,
+            metadata: metadata.sorted { $0.key < $1.key }.map { ($0.key, "\($0.value)") }
+        ).send()
+    }
+
+    private static let identifier: String =
+        (try? ThisProcess.executablePath()).flatMap { $0.split(separator: "/").last.map(String.init) } ?? "shrinkd"
 
     /// The text of one line, with its newline. Longer ones than `maxLineBytes` are cut and say so.
     static func line(_ prefix: Prefix, _ level: Logger.Level, _ message: String, _ metadata: Logger.Metadata) -> String {

@@ -7,7 +7,10 @@ struct Holdings {
     private(set) var pins: [Int: Int] = [:]
     private(set) var pools: Set<Int> = []
 
-    var isEmpty: Bool { pins.isEmpty && pools.isEmpty }
+    /// Gates were made, and may have pins that only their words tell of.
+    private(set) var hasGates = false
+
+    var isEmpty: Bool { pins.isEmpty && pools.isEmpty && !hasGates }
 
     /// Methods that change it.
     static func concerns(_ member: String) -> Bool {
@@ -16,7 +19,10 @@ struct Holdings {
     }
 
     static func adds(_ member: String) -> Bool {
-        [Methods.pin.member, Methods.createObject.member, Methods.createPool.member, Methods.openPool.member].contains(member)
+        [
+            Methods.mapGates.member, Methods.attachGate.member, Methods.pin.member, Methods.createObject.member, Methods.createPool.member,
+            Methods.openPool.member,
+        ].contains(member)
     }
 
     mutating func note(_ member: String, _ parameters: some Sendable, _ reply: ClientReply) {
@@ -28,6 +34,10 @@ struct Holdings {
             pins[id] = count > 1 ? count - 1 : nil
         case Methods.createObject.member:
             if let made = try? reply.decode(ObjectReply.self) { pins[made.bufferObject.objectId] = 1 }
+        case Methods.mapGates.member: hasGates = true
+        case Methods.attachGate.member:
+            // Its pins are the gate's now.
+            if let id = (parameters as? ObjectAddress)?.objectId { pins[id] = nil }
         case Methods.destroyObject.member:
             if let id = (parameters as? ObjectAddress)?.objectId { pins[id] = nil }
         case Methods.createPool.member, Methods.openPool.member:

@@ -16,6 +16,9 @@ public final class ShrinkdClient: Sendable {
     private let link: Link
     private let thread = ClientThread()
     private let timeoutMilliseconds: UInt64
+    let path: String
+    let gates = GateSession()
+    let revocations = RevocationWatch()
 
     /// Connects.
     /// - Parameters:
@@ -23,9 +26,8 @@ public final class ShrinkdClient: Sendable {
     ///   - timeoutMilliseconds: for calls that move no pages; those that do (pin, shrink, recover) take as long as they need.
     public init(path: String? = nil, timeoutMilliseconds: UInt64 = 30_000) throws(ShrinkdError) {
         self.timeoutMilliseconds = timeoutMilliseconds
-        do throws(TransportError) {
-            link = try Link(path: SocketLocation.find(explicit: path), timeoutMilliseconds: timeoutMilliseconds)
-        } catch {
+        self.path = SocketLocation.find(explicit: path)
+        do throws(TransportError) { link = try Link(path: self.path, timeoutMilliseconds: timeoutMilliseconds) } catch {
             throw ShrinkdError(error)
         }
     }
@@ -36,7 +38,11 @@ public final class ShrinkdClient: Sendable {
     }
 
     /// Ends the connection and every pin of it.
-    public func close() { link.close() }
+    public func close() {
+        link.close()
+        gates.close()
+        revocations.end()
+    }
 
     /// How often this client has come back to a new engine.
     public var reconnections: Int { link.reconnections }
@@ -111,9 +117,11 @@ public final class ShrinkdClient: Sendable {
 
     private func timeout(_ member: String) -> UInt64? {
         switch member {
-        // A watch brings what happens when it happens.
-        case Methods.watchPressure.member: nil
-        case Methods.pin.member, Methods.shrink.member, Methods.recover.member, Methods.destroyPool.member: nil
+        // These bring what happens when it happens.
+        case Methods.watchPressure.member, Methods.waitForRevocation.member: nil
+        case Methods.pin.member, Methods.pinGate.member, Methods.attachGate.member, Methods.shrink.member, Methods.recover.member,
+            Methods.destroyPool.member:
+            nil
         default: timeoutMilliseconds
         }
     }

@@ -21,6 +21,7 @@ public final class ControlService: VarlinkInterface {
     /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
     let touchFeatures = Engine.touchSupport()
     let mappings = ConnectionMappings()
+    let gates: GateHolders
     let workers: BlockingWorkers
     let watch: BackupWatch
     /// Nil where nobody looks for pressure.
@@ -37,9 +38,10 @@ public final class ControlService: VarlinkInterface {
         self.version = version
         self.survival = survival
         sessions = Sessions(survival.state)
+        gates = GateHolders(survival, engine, waiting: Set(sessions.waiting.map(\.token)))
         workers = try BlockingWorkers()
         watch = try BackupWatch(engine)
-        grace = try Self.holdPins(of: sessions, engine, graceMilliseconds)
+        grace = try Self.holdPins(of: sessions, gates, engine, graceMilliseconds)
     }
 
     /// Pools whose memory an open connection was given: their users still need what is in them.
@@ -63,6 +65,7 @@ public final class ControlService: VarlinkInterface {
             try beginSession(call.connection)
             switch call.member {
             case Methods.status.member: return try await status(call)
+            case Methods.listUsers.member: return try await listUsers(call)
             case Methods.openSession.member: return try await openSession(call)
             case Methods.resumeSession.member: return try await resumeSession(call)
             case Methods.listPins.member: return try await listPins(call)
@@ -76,6 +79,15 @@ public final class ControlService: VarlinkInterface {
             case Methods.getObject.member: return try await getObject(call)
             case Methods.pin.member: return try await pin(call)
             case Methods.unpin.member: return try await unpin(call)
+            case Methods.setPurgeable.member: return try await setPurgeable(call)
+            case Methods.setLease.member: return try await setLease(call)
+            case Methods.mapGates.member: return try await mapGates(call)
+            case Methods.attachGate.member: return try await attachGate(call)
+            case Methods.detachGate.member: return try await detachGate(call)
+            case Methods.pinGate.member: return try await pinGate(call)
+            case Methods.listenForRevocations.member: return try await listenForRevocations(call)
+            case Methods.waitForRevocation.member: return try await waitForRevocation(call)
+            case Methods.getLeases.member: return try await getLeases(call)
             case Methods.shrink.member: return try await shrink(call)
             case Methods.recover.member: return try await recover(call)
             case Methods.readObject.member: return try await readObject(call)
@@ -103,7 +115,7 @@ public final class ControlService: VarlinkInterface {
         let parameters: P
         do throws(VarlinkError) { parameters = try call.decode(type) } catch { throw .varlink(error) }
         let caller = Caller(call.connection.peer)
-        let result: Result<R, ControlError>? = await workers.run(lane) {
+        let result: Result<R, ControlError>? = await workers.run(lane, for: caller.isAdministrator ? nil : caller.userID) {
             Result { () throws(ControlError) in try body(parameters, caller) }
         }
         guard let result else { throw .service(.limitReached, "too many calls wait for the daemon; try again") }
@@ -133,4 +145,9 @@ extension ShrinkParameters: VarlinkParameters {}
 extension RecoverParameters: VarlinkParameters {}
 extension ReadObjectParameters: VarlinkParameters {}
 extension ListPagesParameters: VarlinkParameters {}
+extension SetPurgeableParameters: VarlinkParameters {}
+extension SetLeaseParameters: VarlinkParameters {}
+extension ListUsersParameters: VarlinkParameters {}
+extension WaitForRevocationParameters: VarlinkParameters {}
+extension GateClientAddress: VarlinkParameters {}
 extension SetFaultParameters: VarlinkParameters {}

@@ -6,7 +6,7 @@ import Varlink
 
 extension ControlService {
     func createObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, CreateObjectParameters.self) { (parameters, caller) throws(ControlError) in
                 let pool = try engine.pool(parameters.pool, for: caller)
@@ -23,7 +23,10 @@ extension ControlService {
                         announced = id
                         sessions.addPin(id, connection)
                     }
-                    return ObjectReply(bufferObject: WireObject(object, poolName: pool.name))
+                    _ = gates.sees(0, of: object.id, connection)
+                    if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
+                    if parameters.leased == true { try engine.setLease(object.id, true) }
+                    return ObjectReply(bufferObject: WireObject(try engine.object(object.id), poolName: pool.name))
                 } catch {
                     if let announced { _ = sessions.removePin(announced, connection) }
                     throw ControlError(error)
@@ -32,15 +35,16 @@ extension ControlService {
     }
 
     func destroyObject(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
             let object = try engine.object(address.objectId, for: caller)
             do throws(EngineError) {
-                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection))
+                try engine.destroyObject(object.id, ownPins: sessions.pins(object.id, connection), gates: gates.gates(connection))
             } catch {
                 throw ControlError(error)
             }
             sessions.forget(object.id)
+            gates.forget(object.id)
         }
         return VarlinkReply()
     }
@@ -54,19 +58,23 @@ extension ControlService {
     }
 
     func pin(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, sessions, connection) = (engine, sessions, call.connection.id)
+        let (engine, sessions, gates, connection) = (engine, sessions, gates, call.connection.id)
         return VarlinkReply(
             try await perform(call, .backup, ObjectAddress.self) { (address, caller) throws(ControlError) in
                 let object = try engine.object(address.objectId, for: caller)
                 guard sessions.hasRoomForPin(object.id, connection) else { throw Self.tooManyPins }
+                let answer: PinAnswer
                 do throws(EngineError) {
-                    try engine.pin(object.id)
+                    answer = try engine.pin(object.id)
                     // This runs before the connection's end is worked on, whatever became of the client: the pin will be undone then.
                     sessions.addPin(object.id, connection)
                 } catch {
                     throw ControlError(error)
                 }
-                return try Self.reply(try engine.object(address.objectId, for: caller), engine)
+                let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
+                return PinReply(
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
             })
     }
 
@@ -169,7 +177,7 @@ extension ControlService {
         }
     }
 
-    private static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
+    static func reply(_ object: ObjectInfo, _ engine: Engine) throws(ControlError) -> ObjectReply {
         do throws(EngineError) {
             return ObjectReply(bufferObject: WireObject(object, poolName: try engine.pool(object.pool).name))
         } catch {

@@ -8,11 +8,13 @@ extension ControlService {
     func createPool(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
         let (engine, survival, sessions, connection) = (engine, survival, sessions, call.connection.id)
         return try await perform(call, .bookkeeping, CreatePoolParameters.self) { (parameters, caller) throws(ControlError) in
+            let limits = try parameters.limits
             do throws(ParkedDescriptors.Full) { try survival.reservePool() } catch { throw .service(.limitReached, "\(error)") }
             do throws(EngineError) {
                 let pool: PoolInfo
                 do throws(EngineError) {
-                    pool = try engine.createPool(name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes))
+                    pool = try engine.createPool(
+                        name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes), limits: limits)
                 } catch {
                     survival.cancelPool()
                     throw error

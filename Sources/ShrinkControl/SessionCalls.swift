@@ -22,8 +22,12 @@ extension ControlService {
         connection.onEnd { [self] in
             for mapping in mappings.end(id) { engine.unregisterMapping(mapping) }
             let pins = sessions.end(id)
-            if pins.isEmpty { return }
-            _ = await workers.run(.bookkeeping) { [engine] in Self.unpin(pins, engine) }
+            let hasGates = gates.gates(id) != nil
+            if pins.isEmpty, !hasGates { return gates.forget(connection: id) }
+            _ = await workers.run(.bookkeeping) { [engine, gates] in
+                gates.end(id, engine)
+                Self.unpin(pins, engine)
+            }
         }
     }
 
@@ -35,7 +39,9 @@ extension ControlService {
     }
 
     /// Pins again what clients of the last engine had pinned, and watches whether they come back.
-    static func holdPins(of sessions: Sessions, _ engine: Engine, _ graceMilliseconds: UInt64) throws(Errno) -> SessionGrace? {
+    static func holdPins(
+        of sessions: Sessions, _ gates: GateHolders, _ engine: Engine, _ graceMilliseconds: UInt64
+    ) throws(Errno) -> SessionGrace? {
         let waiting = sessions.waiting
         if waiting.isEmpty { return nil }
         for session in waiting {
@@ -49,7 +55,9 @@ extension ControlService {
             }
         }
         return try SessionGrace(waiting, milliseconds: graceMilliseconds) { token, _ in
-            if let pins = sessions.expire(token) { unpin(pins, engine) }
+            guard let pins = sessions.expire(token) else { return }
+            unpin(pins, engine)
+            gates.expire(token, engine)
         }
     }
 
@@ -64,13 +72,15 @@ extension ControlService {
     }
 
     func resumeSession(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let sessions = sessions
+        let (sessions, gates) = (sessions, gates)
         let (connection, peer) = (call.connection.id, call.connection.peer)
         return VarlinkReply(
             try await perform(call, .bookkeeping, ResumeSessionParameters.self) { (parameters, _) throws(ControlError) in
                 guard let token = SessionToken(text: parameters.sessionToken) else { throw .parameter("sessionToken") }
                 switch sessions.resume(connection, token, peer) {
-                case .resumed: return ResumeSessionReply(poolIds: sessions.pools(connection).map { Int($0.rawValue) }.sorted())
+                case .resumed:
+                    gates.resume(connection, token)
+                    return ResumeSessionReply(poolIds: sessions.pools(connection).map { Int($0.rawValue) }.sorted())
                 case .unknown:
                     throw .service(
                         .noSuchSession,

@@ -14,7 +14,7 @@ extension WirePool {
         self.init(
             poolId: Int(pool.id.rawValue), poolName: pool.name, ownerUid: Int(pool.owner), sizeBytes: pool.sizeBytes.rawValue,
             freeBytes: pool.freeBytes.rawValue, allocatedBytes: pool.allocatedBytes.rawValue, objectCount: pool.objectCount,
-            pages: WirePageCounts(pool.pages))
+            objectLimit: pool.limits.objects, backedUpLimitBytes: pool.limits.backedUpBytes?.rawValue, pages: WirePageCounts(pool.pages))
     }
 }
 
@@ -24,6 +24,7 @@ extension WireObject {
             objectId: Int(object.id.rawValue), objectName: object.name, poolId: Int(object.pool.rawValue), poolName: poolName,
             ownerUid: Int(object.owner), sizeBytes: object.sizeBytes.rawValue, roundedBytes: object.pageCount * 4096,
             offsetBytes: object.offsetBytes.rawValue, priority: Int(object.priority.rawValue), pinCount: object.pinCount,
+            purgeable: object.isPurgeable, purged: object.isPurged, purgeGeneration: Int(object.purgeGeneration), leased: object.isLeased,
             pages: WirePageCounts(object.pages))
     }
 }
@@ -60,6 +61,9 @@ extension ShrinkReply {
         storedBytes += result.storedBytes.rawValue
         netFreedBytes += result.netFreedBytes.rawValue
         skippedObjects += result.skippedObjects
+        revokedLeases += result.revokedLeases
+        unansweredLeases += result.unansweredLeases
+        if let gained = result.kernelFreedBytes { kernelFreedBytes = (kernelFreedBytes ?? 0) + gained.rawValue }
         failure = failure ?? result.failure.map { WireFailure($0) }
     }
 

@@ -18,6 +18,7 @@ public final class BackupDirectory: Backup {
     private let features: [Feature]
     private let ids: Monitor<IDs>
     private let files: Monitor<OpenFiles>
+    private let openFileLimit: Int
 
     /// The directory and `objects` in it, open. Replaced when a file server comes back on a mount of its own.
     private struct Directories: Sendable {
@@ -44,6 +45,8 @@ public final class BackupDirectory: Backup {
     /// Opens and probes a directory. It is refused, with the reason, if it can't keep sparse objects whose holes are exact to the page.
     public init(path: String) throws(EngineError) {
         self.path = path
+        let descriptors = (try? ThisProcess.descriptorLimit()).map { Int(clamping: $0.soft) } ?? 1024
+        openFileLimit = max(16, min(EngineLimits.openBackupFiles, descriptors / 2))
         let root: SharedDescriptor
         do throws(Errno) { root = SharedDescriptor(try Files.open(path, [.readOnly, .directory])) } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) can't be opened; make it, or name another", errno: error)
@@ -150,12 +153,12 @@ public final class BackupDirectory: Backup {
     private func keep(_ file: BackupFile, of id: ObjectID) {
         files.withLock { files in
             files.byID[id] = file
-            if files.order.count < EngineLimits.openBackupFiles {
+            if files.order.count < openFileLimit {
                 files.order.append(id)
             } else {
                 files.byID[files.order[files.position]] = nil
                 files.order[files.position] = id
-                files.position = (files.position + 1) % EngineLimits.openBackupFiles
+                files.position = (files.position + 1) % openFileLimit
             }
         }
     }

@@ -13,6 +13,10 @@ struct BufferObject: BitwiseCopyable {
     var backedUpPages: UInt32 = 0
     var zeroPages: UInt32 = 0
     var purgedPages: UInt32 = 0
+    /// The first of its gates (GateTable).
+    var firstGate = GateTable.none
+    /// How often its content was given up and made zeros.
+    var purgeGeneration: UInt32 = 0
     /// The ticket that holds the reservation, from 1; 0 is none.
     var holder: UInt32 = 0
     var priority: Priority = .normal
@@ -23,6 +27,10 @@ struct BufferObject: BitwiseCopyable {
     var isExhausted = false
     /// Its pool's.
     var backend: UInt16 = 0
+    /// A device uses its memory while it is pinned: its users are asked before it goes.
+    var isLeased = false
+    /// This engine's own note of how it left the object's gates: all open, or all closed.
+    var areGatesOpen = false
     /// Backed-up pages that the backup no longer has or can't read, as far as found.
     var damagedPages: UInt32 = 0
 
@@ -67,7 +75,7 @@ struct BufferObject: BitwiseCopyable {
     /// Its pages are freed without a copy.
     var isExpendable: Bool { content.isExpendable || life != .live }
 
-    /// On a list of the LRU: the rest can't be shrunk (the kernel's unevictable list).
+    /// On a list of the LRU (one that is pinned through a gate stays there: only a close shows that it is): the rest can't be shrunk (the kernel's unevictable list).
     var isShrinkable: Bool { pinCount == 0 && !isExhausted && life != .gone }
 
     /// An upper bound of what it has in the pool; words that say empty are hints.

@@ -19,11 +19,11 @@ final class CopyTeam: Sendable {
     private let threads: [DedicatedThread]
     let helperCount: Int
 
-    init(helpers: Int) throws(EngineError) {
-        helperCount = helpers
+    /// A thread for each buffer.
+    init(_ buffers: [Staging]) throws(EngineError) {
+        helperCount = buffers.count
         var threads: [DedicatedThread] = []
-        for i in 0..<helpers {
-            let staging = try Staging()
+        for (i, staging) in buffers.enumerated() {
             do throws(Errno) {
                 threads.append(try DedicatedThread("shrink-copy-\(i)") { [work] in Self.serve(work, staging) })
             } catch {

@@ -13,8 +13,9 @@ import SystemPackage
 /// held across I/O), the state's lock (never held across I/O).
 public final class Engine: Sendable {
     public struct Configuration: Sendable {
-        /// Threads that copy at once, the caller's included.
-        public var copyWorkers = 2
+        /// Threads that copy at once, the caller's included. Three keep two cores busy: one of them mostly waits, for the file server or for
+        /// its turn at the pool file (docs/performance.md).
+        public var copyWorkers = 3
         /// Operations that copy at once; the next waits for a buffer.
         public var concurrentOperations = 4
         /// Recover leaves at least this much of MemAvailable (/proc/meminfo); nil: the larger of 64 MiB and 1/64 of the machine.
@@ -23,6 +24,14 @@ public final class Engine: Sendable {
         public var maximumResident: ByteCount?
         /// What recover leaves of this process's memory cgroup.
         public var cgroupReserve = ByteCount.mebibytes(4)
+        /// The memory cgroup whose limits, and whose ancestors', count; nil: the one this process is in when the engine is made.
+        public var cgroup: MemoryCgroup?
+        /// How long the users of leased memory may take to let go of it.
+        public var revocationMilliseconds: UInt64 = 5_000
+        /// What each uid may take, but root and `unlimitedUser`.
+        public var userLimits = UserLimits()
+        /// The user who runs the daemon.
+        public var unlimitedUser = ThisProcess.userID
         /// Stops or fails at fault points, for tests.
         public var faults: FaultHook?
         /// Clients have the pools' memory files and may do with them what they like: calls that such a client can make wait for ever are made on threads of
@@ -41,6 +50,7 @@ public final class Engine: Sendable {
     let room: Room
     let ahead: RecoverAhead
     let faultServer: FaultServer
+    let leases = LeaseBroker()
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
@@ -48,8 +58,11 @@ public final class Engine: Sendable {
         self.backup = backup
         self.configuration = configuration
         self.logger = logger
-        staging = try StagingPool(count: max(1, configuration.concurrentOperations))
-        team = try CopyTeam(helpers: max(0, configuration.copyWorkers - 1))
+        let helpers = max(0, configuration.copyWorkers - 1)
+        var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
+        team = try CopyTeam(Array(buffers.suffix(helpers)))
+        buffers.removeLast(helpers)
+        staging = StagingPool(buffers)
         room = try Room(configuration)
         ahead = RecoverAhead()
         faultServer = try FaultServer(faults: configuration.faults)
@@ -65,7 +78,9 @@ public final class Engine: Sendable {
     /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages.
     ///
     /// `backup`: where its pages go, if not to the engine's own backup.
-    public func createPool(name: String, owner: UInt32, size: ByteCount, backup: (any Backup)? = nil) throws(EngineError) -> PoolInfo {
+    public func createPool(
+        name: String, owner: UInt32, size: ByteCount, limits: PoolLimits = PoolLimits(), backup: (any Backup)? = nil
+    ) throws(EngineError) -> PoolInfo {
         try Self.checkName(name)
         guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
             throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) below 16 TiB")
@@ -74,18 +89,20 @@ public final class Engine: Sendable {
             try state.checkRunning()
             try state.checkPoolLimit()
             try state.checkFree(name, owner)
+            try checkRoomForPool(size.rawValue, owner, state)
             defer { state.nextPool += 1 }
             return PoolID(rawValue: state.nextPool)
         }
         // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
-            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, backup: backup ?? self.backup,
+            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup,
             isGuarded: configuration.clientsAreStrangers)
         let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
             try state.checkRunning()
             try state.checkPoolLimit()
             try state.checkFree(name, owner)
+            try checkRoomForPool(size.rawValue, owner, state)
             state.enter(pool, availableBytes: available)
         }
         logger.info(
@@ -100,8 +117,12 @@ public final class Engine: Sendable {
             guard pool.pinnedObjects == 0 else {
                 throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
             }
+            let ids = state.objectIDs(in: id)
+            if let pinned = ids.first(where: { object in state.objects.slot(of: object).map { state.gatePins($0) > 0 } ?? false }) {
+                throw EngineError(.busy, "\(pinned) of \(id) is pinned through a gate; its user has to unpin it first")
+            }
             pool.isDying = true
-            return state.objectIDs(in: id)
+            return ids
         }
         do throws(EngineError) {
             for object in ids {
@@ -136,7 +157,7 @@ public final class Engine: Sendable {
         return PoolInfo(
             id: id, name: pool.name, owner: pool.owner, sizeBytes: ByteCount(pool.sizeBytes),
             freeBytes: ByteCount(snapshot.free * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
-            objectCount: snapshot.objects, pages: counts)
+            objectCount: snapshot.objects, limits: pool.limits, pages: counts)
     }
 
     public func pool(named name: String, owner: UInt32) throws(EngineError) -> PoolInfo {

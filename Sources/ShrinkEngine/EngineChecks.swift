@@ -56,6 +56,9 @@ extension Engine {
         if object.pinCount > 0, words.backedUp + words.zero + table.purgedPages > 0 {
             broken.append("object \(object.id) is pinned and not whole: \(words)")
         }
+        if object.areGatesOpen, object.isExhausted || words.backedUp + words.zero + table.purgedPages > 0 {
+            broken.append("object \(object.id) has open gates and is not whole: \(words)")
+        }
         let record = pool.ledger.record(Int(object.record))
         if record.id != object.id || record.content != object.content { broken.append("object \(object.id) is not what its record says") }
         return broken

@@ -39,7 +39,9 @@ extension Engine {
                 objects.append(
                     BufferObject(
                         id: record.id, pool: id.rawValue, record: UInt32(index), firstPage: record.firstPage, pageCount: record.pageCount,
-                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content))
+                        purgeGeneration: record.purgeGeneration,
+                        priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content,
+                        isLeased: record.lease != 0))
             }
         }
         pool.adoptRecords(live: live, highest: highest)
@@ -47,7 +49,8 @@ extension Engine {
             let object = objects[index]
             let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
             let reserved = ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
+                table: table, backup: backup,
                 touch: pool.touch, faults: nil)
             if objects[index].content == .purged || objects[index].content == .replaced {
                 // Given up already: finished, so that nothing of it is taken for content.

@@ -1,5 +1,6 @@
 import Logging
 import ShrinkLinux
+import ShrinkProtocol
 import SystemPackage
 
 extension Engine {
@@ -25,6 +26,7 @@ extension Engine {
         let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
             do throws(EngineError) {
                 try state.checkRunning()
+                try checkRoomForObject(in: pool, state)
                 guard try state.pool(poolID) === pool, let record = pool.takeRecord() else {
                     throw EngineError(.limitReached, "\(poolID) has \(EngineLimits.objectsPerPool) objects already; use a second pool")
                 }
@@ -60,6 +62,8 @@ extension Engine {
             entry.pageCount = UInt32(count)
             entry.priority = UInt32(priority.rawValue)
             entry.content = .kept
+            entry.purgeGeneration = 0
+            entry.lease = 0
             entry.sizeBytes = UInt64(size.rawValue)
             entry.name = name
             announce(id)
@@ -98,13 +102,17 @@ extension Engine {
         }
     }
 
-    /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own, have it pinned.
+    /// Destroys an object and its content. Busy while others than the caller, who says how many pins are its own and which gates, have it
+    /// pinned.
     ///
     /// Who shrinks it meanwhile frees its pages without a copy, and a recover of it stops at its next run.
-    public func destroyObject(_ id: ObjectID, ownPins: Int = 0) throws(EngineError) {
+    public func destroyObject(_ id: ObjectID, ownPins: Int = 0, gates client: GateClientID? = nil) throws(EngineError) {
         try state.withLock { state throws(EngineError) in
             let slot = try state.slot(id)
             guard Int(state.objects[slot].pinCount) <= ownPins else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            guard state.closeGatesForEnd(slot, of: client) else {
+                throw EngineError(.busy, "\(id) is pinned through a gate; its user has to unpin it first")
+            }
             state.change(slot) { $0.life = .ending }
         }
         guard case .reserved(let slot) = reserve(id, .wait, isEnding: true) else {
@@ -147,9 +155,10 @@ extension Engine {
     // MARK: Looking
 
     public func object(_ id: ObjectID) throws(EngineError) -> ObjectInfo {
-        let (object, pool) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool) in
-            let object = state.objects[try state.slot(id)]
-            return (object, try state.pool(PoolID(rawValue: object.pool)))
+        let (object, pool, gatePins) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool, Int) in
+            let slot = try state.slot(id)
+            let object = state.objects[slot]
+            return (object, try state.pool(PoolID(rawValue: object.pool)), state.gatePins(slot))
         }
         let count = Int(object.pageCount)
         // Of a pool that is stalled only the words tell.
@@ -162,8 +171,10 @@ extension Engine {
             empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
         return ObjectInfo(
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
-            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority, pinCount: Int(object.pinCount),
-            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged, pages: pages)
+            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,
+            pinCount: Int(object.pinCount) + gatePins,
+            isPurgeable: object.content == .purgeable, isPurged: object.content == .purged,
+            purgeGeneration: object.purgeGeneration % GateWord.generations, isLeased: object.isLeased, pages: pages)
     }
 
     /// Objects in ascending order of id, those after `after`, at most `limit`.
@@ -202,7 +213,7 @@ extension Engine {
             let object = state.objects[slot]
             let pool = state.pool(of: slot)
             return ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
                 table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
                 touch: pool.touch, faults: configuration.faults)
         }

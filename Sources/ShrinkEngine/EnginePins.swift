@@ -1,11 +1,14 @@
 import Logging
 import ShrinkLinux
+import ShrinkProtocol
 import SystemPackage
 
 /// What a pin says.
 public struct PinAnswer: Sendable, Equatable {
     /// False if the content was given up since it was last pinned: it is all zeros now. Said once.
     public var retained: Bool
+    /// How often the content was given up so far (modulo 2^20): who remembers it hears of a loss of which somebody else was told.
+    public var purgeGeneration: UInt32 = 0
 }
 
 extension Engine {
@@ -29,26 +32,32 @@ extension Engine {
     private func pinIfResident(_ id: ObjectID, _ cancellation: Cancellation?) throws(EngineError) -> PinAnswer? {
         let slot = try reserve(id, cancellation: cancellation)
         defer { release(slot) }
-        let content = state.withLock { $0.objects[slot].content }
-        let isLost = content == .purged || content == .replaced
-        // Zeros first, answer afterwards: nobody ever reads the rest of what was given up.
-        if isLost { try clearContent(slot) }
-        let isResident = state.withLock { state -> Bool in
-            guard state.objects[slot].backedUpPages == 0 else { return false }
+        let isLost = try clearIfLost(slot)
+        let pinned = state.withLock { state -> BufferObject? in
+            guard state.objects[slot].backedUpPages == 0 else { return nil }
             if state.objects[slot].pinCount == 0 { state.pool(of: slot).pinnedObjects += 1 }
             state.change(slot) { object in
                 object.pinCount += 1
                 object.isExhausted = false
             }
-            return true
+            return state.objects[slot]
         }
-        guard isResident else { return nil }
+        guard let pinned else { return nil }
         forgetZeroWords(slot)
-        return PinAnswer(retained: !isLost)
+        if pinned.firstGate != GateTable.none { openGatesIfWhole(slot) }
+        return PinAnswer(retained: !isLost, purgeGeneration: pinned.purgeGeneration % GateWord.generations)
+    }
+
+    /// Content that was given up becomes zeros; true if it was. Zeros first, answer afterwards: nobody ever reads the rest of what was given up.
+    func clearIfLost(_ slot: UInt32) throws(EngineError) -> Bool {
+        let content = state.withLock { $0.objects[slot].content }
+        guard content == .purged || content == .replaced else { return false }
+        try clearContent(slot)
+        return true
     }
 
     /// Zero words are a hint that a writer may now make untrue.
-    private func forgetZeroWords(_ slot: UInt32) {
+    func forgetZeroWords(_ slot: UInt32) {
         guard state.withLock({ $0.objects[slot].zeroPages > 0 }) else { return }
         let reserved = reservedObject(slot)
         let table = reserved.table

@@ -111,6 +111,8 @@ extension Engine {
             state.damagedPages += max(0, newlyDamaged)
             if outcome.recoveredPages > 0 { state.bump(slot) }
         }
+        // All back: its users need not ask.
+        if outcome.failure == nil { openGatesIfWhole(slot) }
         if outcome.failedPages > 0, let failure = outcome.failure {
             logger.error("pages could not be recovered", metadata: ["pages": "\(outcome.failedPages)", "first": "\(failure)"])
         }

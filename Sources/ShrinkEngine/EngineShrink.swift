@@ -16,15 +16,26 @@ extension Engine {
         var result: ShrinkResult
         do throws(EngineError) {
             switch target {
-            case .object(let id): result = try shrinkOne(id, cancellation, progress)
+            case .object(let id): result = try shrinkOneOrAskForIt(id, cancellation, progress)
             case .pool(let id):
                 _ = try state.withLock { state throws(EngineError) in try state.pool(id) }
                 result = reclaim(pool: id, goalPages: .max, .requested, cancellation, progress)
-            case .all: result = reclaim(pool: nil, goalPages: .max, .requested, cancellation, progress)
+                // Who had enough has no need of more.
+                if result.failure?.code != .interrupted {
+                    shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                }
+            case .all:
+                result = reclaim(pool: nil, goalPages: .max, .requested, cancellation, progress)
+                // Who had enough has no need of more.
+                if result.failure?.code != .interrupted {
+                    shrinkLeased(target, goalPages: .max, into: &result, cancellation, progress)
+                }
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
-                result = reclaim(
-                    pool: nil, goalPages: (goal.rawValue - 1) / basePageSize + 1, .direct, cancellation, progress)
+                let pages = (goal.rawValue - 1) / basePageSize + 1
+                result = reclaim(pool: nil, goalPages: pages, .direct, cancellation, progress)
+                shrinkLeased(
+                    target, goalPages: pages - result.freedBytes.rawValue / basePageSize, into: &result, cancellation, progress)
                 result.goalBytes = goal
             }
         } catch {
@@ -35,7 +46,27 @@ extension Engine {
         return result
     }
 
-    private func shrinkOne(
+    private func shrinkOneOrAskForIt(
+        _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
+    ) throws(EngineError) -> ShrinkResult {
+        var result = ShrinkResult()
+        shrinkLeased(.object(id), goalPages: .max, into: &result, cancellation, progress)
+        if result.revokedLeases > 0 { return result }
+        let unanswered = result.unansweredLeases
+        do throws(EngineError) {
+            result = try shrinkOne(id, cancellation, progress)
+        } catch {
+            guard unanswered > 0, error.code == .busy else { throw error }
+            throw EngineError(
+                .busy,
+                "\(id) is leased, and its users did not let go of it: nobody listened, or not within \(configuration.revocationMilliseconds) ms; it stays"
+            )
+        }
+        result.unansweredLeases = unanswered
+        return result
+    }
+
+    func shrinkOne(
         _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
         let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .requested, cancellation, progress)
@@ -47,10 +78,14 @@ extension Engine {
             }
             walk.shrinkAlone(slot, staging)
         }
-        return walk.result
+        let result = walk.result
+        // One whose device sleeps is told in the result: it is being woken.
+        if let failure = result.failure, failure.code == .busy, result.deferredObjects == 0 { throw failure }
+        return result
     }
 
-    /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Expendable content is purged, the rest is
+    /// Shrinks an object whose reservation is held and enters the outcome; the reservation stays. Busy, and nothing changed, if a client has
+    /// it pinned through its gate. Expendable content is purged, the rest is
     /// backed up. The counterpart of `ttm_bo_shrink`.
     ///
     /// `mayUseBackup`: false is for expendable content only, of which then what is in the pool goes.
@@ -59,6 +94,12 @@ extension Engine {
         progress: (ObjectID, ShrinkOutcome) -> Bool
     ) -> ShrinkOutcome {
         let reserved = reservedObject(slot)
+        guard state.withLock({ $0.closeGates(slot) }) else {
+            var outcome = ShrinkOutcome()
+            outcome.failure = EngineError(.busy, "\(reserved.id) is pinned through a gate; its user has to unpin it first")
+            return outcome
+        }
+        defer { reopenGatesIfUntouched(slot) }
         let isExpendable = state.withLock { state -> Bool in
             // Said in the ledger before the first page goes.
             if state.objects[slot].content == .purgeable { setContent(slot, .purged, &state) }
@@ -75,7 +116,12 @@ extension Engine {
         } else if let swap = reserved.backup as? KernelSwap {
             outcome = reserved.pageOut(swap, goalPages: goalPages, progress: proceed)
         } else {
-            outcome = reserved.shrink(goalPages: goalPages, writeback: writeback, staging, progress: proceed)
+            let allowed = takeBackupRoom(slot, goalPages)
+            defer { state.withLock { $0.pool(of: slot).pagesOnTheirWayOut -= allowed.pages } }
+            outcome =
+                allowed.pages > 0
+                ? reserved.shrink(goalPages: allowed.pages, writeback: writeback, staging, progress: proceed) : ShrinkOutcome()
+            if !outcome.isExhausted { outcome.failure = outcome.failure ?? allowed.failure }
         }
         outcome.isStoredInMemory = reserved.backup.isMemory
         state.withLock { state in
@@ -103,6 +149,25 @@ extension Engine {
                 "a client wrote to pages that were backed up; the backup's content is kept", metadata: ["pages": "\(outcome.strayPages)"])
         }
         return outcome
+    }
+
+    /// How many pages of an object may go to the backup within its owner's and its pool's limits; given back by who asked. `failure`: what is to be told
+    /// if they were not enough.
+    private func takeBackupRoom(_ slot: UInt32, _ goalPages: Int) -> (pages: Int, failure: EngineError?) {
+        state.withLock { state in
+            let pool = state.pool(of: slot)
+            let wanted = min(goalPages, Int(state.objects[slot].pageCount))
+            let room = backupRoomPages(of: pool, state)
+            let pages = min(wanted, room)
+            pool.pagesOnTheirWayOut += pages
+            if pages == wanted { return (pages, nil) }
+            return (
+                pages,
+                EngineError(
+                    .limitReached,
+                    "\(pool.id) of uid \(pool.owner) has all the backup it may have; destroy objects, or have the limit raised")
+            )
+        }
     }
 
     /// A batch of a pool's free blocks, those behind the first `skipping`, loses its memory, at most `limit` pages. `looked`: blocks in the batch; 0 when

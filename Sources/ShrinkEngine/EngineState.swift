@@ -6,6 +6,9 @@ struct EngineState: ~Copyable {
     var objects = ObjectTable()
     var lru = LRU()
     var tickets = Tickets()
+    var gates = GateTable()
+    /// Leased objects.
+    var leased: Set<UInt32> = []
     var tally = Tally()
     /// Where pages go, by `Pool.backend`.
     var backends: [BackendSpace] = []
@@ -69,6 +72,7 @@ struct EngineState: ~Copyable {
         let slot = objects.insert(object)
         lru.reserveSlots(objects.capacity)
         lru.setBulk(slot, nil)
+        if object.isLeased { leased.insert(slot) }
         pool.ids.insert(object.id)
         pool.places?.insert(object.id, first: object.firstPage)
         pool.objectCount += 1
@@ -86,6 +90,8 @@ struct EngineState: ~Copyable {
         assert(object.life == .gone && !lru.contains(slot), "an object goes that is still listed")
         lru.setBulk(slot, nil)
         pool.places?.remove(first: object.firstPage)
+        dropGates(slot)
+        leased.remove(slot)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

@@ -56,6 +56,16 @@ struct ObjectRecord {
         get { (base + 24).assumingMemoryBound(to: UInt64.self).pointee }
         nonmutating set { (base + 24).assumingMemoryBound(to: UInt64.self).pointee = newValue }
     }
+    /// How often the content was given up and made zeros.
+    var purgeGeneration: UInt32 {
+        get { SharedWord32(field(32)).load() }
+        nonmutating set { SharedWord32(field(32)).store(newValue) }
+    }
+    /// 1: leased (`Engine.setLease`).
+    var lease: UInt32 {
+        get { SharedWord32(field(36)).load() }
+        nonmutating set { SharedWord32(field(36)).store(newValue) }
+    }
     var name: String {
         get { readName(base + 40) }
         nonmutating set { writeName(newValue, base + 40) }
@@ -149,6 +159,21 @@ final class Ledger: Sendable {
     var pool: PoolID { PoolID(rawValue: memory.base.load(fromByteOffset: 32, as: UInt32.self)) }
     var owner: UInt32 { memory.base.load(fromByteOffset: 36, as: UInt32.self) }
     var name: String { readName(memory.base + 40) }
+
+    /// Each is stored as one more than it is; 0 is none.
+    var limits: PoolLimits {
+        get {
+            let words = (memory.base + 112).assumingMemoryBound(to: UInt64.self)
+            return PoolLimits(
+                objects: words[0] == 0 ? nil : Int(clamping: words[0] - 1),
+                backedUpBytes: words[1] == 0 ? nil : ByteCount(Int(clamping: words[1] - 1)))
+        }
+        set {
+            let words = (memory.base + 112).assumingMemoryBound(to: UInt64.self)
+            words[0] = newValue.objects.map { UInt64(clamping: $0) + 1 } ?? 0
+            words[1] = newValue.backedUpBytes.map { UInt64(clamping: $0.rawValue) + 1 } ?? 0
+        }
+    }
 
     func record(_ index: Int) -> ObjectRecord {
         precondition(index >= 0 && index < geometry.recordCapacity, "record beyond the ledger")

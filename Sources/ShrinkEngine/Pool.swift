@@ -11,6 +11,9 @@ final class Pool: @unchecked Sendable {
     let name: String
     let owner: UInt32
     let file: PoolFile
+    /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
+    /// lock, and keep a core from whoever reads the next run for them.
+    let placing = Monitor<Void>(())
     let ledger: Ledger
     let touch = PoolTouch()
     /// Which object has a page; kept once a mapping is registered.
@@ -32,6 +35,9 @@ final class Pool: @unchecked Sendable {
     var objectPages = 0
     /// Pages of freed ranges that still take memory.
     var readyPages = 0
+    /// Pages that shrinks at work may yet put into the backup.
+    var pagesOnTheirWayOut = 0
+    let limits: PoolLimits
     /// Free blocks that lose their memory just now and come back.
     var blocksOut = 0
     /// Being destroyed: nothing new in it.
@@ -39,8 +45,11 @@ final class Pool: @unchecked Sendable {
 
     var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
 
-    init(id: PoolID, name: String, owner: UInt32, pageCount: Int, backup: any Backup, isGuarded: Bool) throws(EngineError) {
+    init(
+        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup, isGuarded: Bool
+    ) throws(EngineError) {
         self.id = id
+        self.limits = limits
         self.backup = backup
         self.name = name
         self.owner = owner
@@ -50,6 +59,7 @@ final class Pool: @unchecked Sendable {
             throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
         }
         ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
+        ledger.limits = limits
         allocator = BlockAllocator(pageCount: pageCount)
     }
 
@@ -59,6 +69,7 @@ final class Pool: @unchecked Sendable {
         self.backup = backup
         name = ledger.name
         owner = ledger.owner
+        limits = ledger.limits
         self.ledger = ledger
         do throws(Errno) {
             guard try Files.status(file.number).sizeBytes == ledger.geometry.pageCount * basePageSize else { throw Errno.invalidArgument }

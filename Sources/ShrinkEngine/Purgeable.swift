@@ -26,6 +26,9 @@ extension Engine {
         defer { release(slot) }
         try state.withLock { state throws(EngineError) in
             guard state.objects[slot].pinCount == 0 else { throw EngineError(.busy, "\(id) is pinned; unpin it first") }
+            guard state.closeGates(slot) else {
+                throw EngineError(.busy, "\(id) is pinned through a gate; its user has to unpin it first")
+            }
             if state.objects[slot].content != .purged { setContent(slot, .replaced, &state) }
         }
     }
@@ -60,7 +63,9 @@ extension Engine {
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
                 object.touched = BufferObject.Touched()
+                object.purgeGeneration &+= 1
             }
+            pool.ledger.record(Int(object.record)).purgeGeneration = object.purgeGeneration &+ 1
             setContent(slot, .kept, &state)
         }
     }

@@ -14,6 +14,11 @@ final class ReclaimWalk: Sendable {
         var pass = ReclaimPass.purge
         /// Objects that others had, in this pass.
         var busyObjects = 0
+        /// Objects that this pass may yet pass over because they were used through a gate since the last look: each gets a second chance at the end of
+        /// its list. A limit, or a client that never rests would keep the walk from its end.
+        var secondChances = 0
+        /// Objects that were found pinned through a gate, in this pass.
+        var gatePinnedObjects = 0
         /// Objects of which this pass took less than they may have, because others had claimed the rest of the goal.
         var objectsCutShort = 0
         /// What was freed when the pass began.
@@ -111,6 +116,9 @@ final class ReclaimWalk: Sendable {
                 progress.freedBefore = progress.freedPages
                 progress.full = []
                 progress.busyObjects = 0
+                progress.gatePinnedObjects = 0
+                // Who takes everything has no choice to make.
+                progress.secondChances = goalPages == .max ? 0 : state.lru.count
                 progress.result.deferredObjects = 0
                 progress.failuresInARow = 0
                 if var cursor = progress.cursor {
@@ -123,7 +131,7 @@ final class ReclaimWalk: Sendable {
 
     func end() {
         let cursor = progress.withLock { progress in
-            progress.result.skippedObjects += progress.busyObjects
+            progress.result.skippedObjects += progress.busyObjects + progress.gatePinnedObjects
             return progress.cursor
         }
         progress.withLock { $0.power }?.release()
@@ -174,7 +182,13 @@ final class ReclaimWalk: Sendable {
     private func step(_ state: inout EngineState) -> Step {
         let (stored, pass, asleep, full) = progress.withLock { ($0.cursor, $0.pass, $0.power?.asleep ?? [], $0.full) }
         guard var cursor = stored else { return .finished }
-        defer { progress.withLock { $0.cursor = cursor } }
+        var chances = progress.withLock { $0.secondChances }
+        defer {
+            progress.withLock { progress in
+                progress.cursor = cursor
+                progress.secondChances = chances
+            }
+        }
         // Claims are made under the engine's lock only, so this room does not shrink until it is claimed.
         guard progress.withLock({ goalPages - $0.freedPages - $0.claimedPages }) > 0 else { return .again }
         for _ in 0..<Self.stepsPerLock {
@@ -189,6 +203,11 @@ final class ReclaimWalk: Sendable {
             guard object.reservation == .free else {
                 progress.withLock { $0.busyObjects += 1 }
                 if pass == .busy { return .wait(ObjectID(rawValue: object.id)) }
+                continue
+            }
+            if chances > 0, object.areGatesOpen, state.takeUsed(slot) {
+                chances -= 1
+                state.bump(slot)
                 continue
             }
             let goal = claim(object)
@@ -261,13 +280,7 @@ final class ReclaimWalk: Sendable {
                 return true
             }
         }
-        // Whoever shares the backup finds it full too.
-        let samePools: [UInt32] =
-            outcome.failure?.code == .backupFull
-            ? engine.state.withLock { state in
-                let backup = state.pool(of: slot).backup
-                return state.pools.values.filter { $0.backup === backup }.map(\.id.rawValue)
-            } : []
+        let samePools = poolsThatFare(alike: outcome.failure?.code, slot)
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
@@ -280,9 +293,17 @@ final class ReclaimWalk: Sendable {
             }
             // One bad object is that object's affair, and what it freed counts; a full backup is full for the next one too.
             switch failure.code {
-            case .busy where claimed > 0, .noSuchObject: return
+            case .busy where claimed > 0:
+                progress.gatePinnedObjects += 1
+                return
+            case .noSuchObject: return
             case .interrupted: progress.isStopped = true
             case .backupFull: progress.full.formUnion(samePools)
+            case .limitReached:
+                // One owner's limit is nobody else's failure.
+                progress.full.formUnion(samePools)
+                progress.result.failure = progress.result.failure ?? failure
+                return
             default: break
             }
             // The object that went out in part is the one to tell of; the next ones only met the same wall.
@@ -294,6 +315,19 @@ final class ReclaimWalk: Sendable {
             if progress.failuresInARow >= Self.failuresThatEnd { progress.isPassOver = true }
         }
         progress.notifyAll()
+    }
+
+    /// Pools of which the next object would fail for the same reason: those that share a full backup, or whose owner's limit is reached.
+    private func poolsThatFare(alike code: EngineError.Code?, _ slot: UInt32) -> [UInt32] {
+        engine.state.withLock { state in
+            let pool = state.pool(of: slot)
+            switch code {
+            case .backupFull: return state.pools.values.filter { $0.backup === pool.backup }.map(\.id.rawValue)
+            case .limitReached:
+                return state.pools.values.filter { $0.owner == pool.owner && engine.backupRoomPages(of: $0, state) == 0 }.map(\.id.rawValue)
+            default: return []
+            }
+        }
     }
 
     // MARK: Ready blocks

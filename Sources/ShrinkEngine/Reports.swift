@@ -33,6 +33,12 @@ public struct ShrinkResult: Sendable, Equatable {
     public var skippedObjects = 0
     /// Objects passed over because their backup's device sleeps; it is being woken for the next time.
     public var deferredObjects = 0
+    /// Leased objects whose users let go of them and whose pages went.
+    public var revokedLeases = 0
+    /// Leased objects that were left alone: their users did not answer in time, nobody listened, or one pinned again.
+    public var unansweredLeases = 0
+    /// What the machine's free memory grew by when leased pages went; nil if none did. Others take and give memory meanwhile.
+    public var kernelFreedBytes: ByteCount?
     /// Why it stopped before the target was reached, if it did.
     public var failure: EngineError?
 
@@ -79,6 +85,7 @@ public struct PoolInfo: Sendable {
     /// What the pool's memory file takes now (st_blocks), ready blocks included.
     public var allocatedBytes: ByteCount
     public var objectCount: Int
+    public var limits: PoolLimits
     public var pages: PageCounts
 }
 
@@ -98,6 +105,10 @@ public struct ObjectInfo: Sendable {
     public var isPurgeable: Bool
     /// Its content was given up; the next pin says so.
     public var isPurged: Bool
+    /// How often its content was given up and made zeros, modulo 2^20.
+    public var purgeGeneration: UInt32
+    /// A device uses its memory while it is pinned.
+    public var isLeased: Bool
     public var pages: PageCounts
 }
 

@@ -151,7 +151,7 @@ extension Engine {
 }
 
 extension ShrinkResult {
-    fileprivate mutating func add(_ other: ShrinkResult) {
+    mutating func add(_ other: ShrinkResult) {
         scannedPages += other.scannedPages
         backedUpPages += other.backedUpPages
         zeroPages += other.zeroPages

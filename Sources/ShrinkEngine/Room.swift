@@ -14,7 +14,8 @@ final class Room: Sendable {
         var inFlight = 0
     }
 
-    private static let creditBytes = 16 << 20
+    // Looking at /proc/meminfo takes as long as bringing in a quarter of a MiB.
+    private static let creditBytes = 64 << 20
     private static let attempts = 8
     private static let judgedBytes = 4 << 20
 
@@ -40,7 +41,7 @@ final class Room: Sendable {
         }
         maximumResident = configuration.maximumResident?.rawValue
         cgroupReserve = configuration.cgroupReserve.rawValue
-        cgroup = MemoryCgroup.ofThisProcess()
+        cgroup = configuration.cgroup ?? MemoryCgroup.ofThisProcess()
     }
 
     /// Room for a run that is about to come in; given back when it is in. With a staging buffer, others are shrunk for it.

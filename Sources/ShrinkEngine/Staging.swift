@@ -5,47 +5,57 @@ import SystemPackage
 ///
 /// Reading the pool with pread into it, instead of through a mapping, keeps holes holes.
 final class Staging: @unchecked Sendable {
-    /// What a call reads or writes; one that is stuck keeps it.
-    final class Block: Sendable {
-        private let memory: MappedMemory
+    private static let byteCount = EngineLimits.runPages * basePageSize
 
-        init() throws(EngineError) {
-            do throws(Errno) { memory = try MappedMemory(anonymous: EngineLimits.runPages * basePageSize, populated: true) } catch {
-                throw EngineError(.outOfMemory, "no memory for a copy buffer of 1 MiB", errno: error)
-            }
+    /// What a call reads or writes; one that is stuck keeps it.
+    final class Block: @unchecked Sendable {
+        // Sendable: whoever has it passes it on, and touches it no more.
+        private let memory: TransferMemory
+        private let base: UnsafeMutableRawPointer
+
+        fileprivate init(_ memory: TransferMemory, _ index: Int) {
+            self.memory = memory
+            base = memory.base + index * Staging.byteCount
         }
 
         @inline(__always)
         func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
             precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
-            return UnsafeMutableRawBufferPointer(start: memory.base + range.lowerBound * basePageSize, count: range.count * basePageSize)
+            return UnsafeMutableRawBufferPointer(start: base + range.lowerBound * basePageSize, count: range.count * basePageSize)
         }
     }
 
     // Sendable: one worker owns it at a time.
     private(set) var block: Block
 
-    init() throws(EngineError) { block = try Block() }
+    private init(_ memory: TransferMemory, _ index: Int) { block = Block(memory, index) }
+
+    /// Several, side by side: two fill a huge page.
+    static func make(_ count: Int) throws(EngineError) -> [Staging] {
+        guard count > 0 else { return [] }
+        do throws(Errno) {
+            let memory = try TransferMemory(count: count * byteCount)
+            return (0..<count).map { Staging(memory, $0) }
+        } catch {
+            throw EngineError(.outOfMemory, "no memory for \(count) copy buffers of 1 MiB", errno: error)
+        }
+    }
 
     @inline(__always)
     func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer { block.pages(range) }
 
     /// The buffer is left to a call that is stuck. Without memory for another one the program can't go on copying.
     func replace() {
-        guard let next = try? Block() else { fatalError("no memory for a copy buffer of 1 MiB") }
-        block = next
+        guard let memory = try? TransferMemory(count: Self.byteCount) else { fatalError("no memory for a copy buffer of 1 MiB") }
+        block = Block(memory, 0)
     }
 }
 
-/// Staging buffers for callers' threads: at most `count` operations copy at once, the next waits.
+/// Staging buffers for callers' threads: at most as many operations copy at once, the next waits.
 final class StagingPool: Sendable {
     private let free: Monitor<[Staging]>
 
-    init(count: Int) throws(EngineError) {
-        var buffers: [Staging] = []
-        for _ in 0..<count { buffers.append(try Staging()) }
-        free = Monitor(buffers)
-    }
+    init(_ buffers: [Staging]) { free = Monitor(buffers) }
 
     /// A buffer, to be given back; nil if the wait for one was cancelled.
     func take(_ cancellation: Cancellation?) -> Staging? {

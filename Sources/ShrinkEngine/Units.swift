@@ -88,9 +88,14 @@ public enum EngineLimits {
     public static let pagesPerPool = 1 << 32 - 1
     /// The longest run that is copied in one call.
     public static let runPages = 256
-    /// Open `data` files kept for reuse.
-    public static let openBackupFiles = 1024
+    /// Open `data` files kept for reuse, or half of what the process may open if that is less. More objects than these cost an open and a close
+    /// each time they are moved.
+    public static let openBackupFiles = 16384
     public static let bulkMoves = 1 << 16
+    /// Clients that have gates.
+    public static let gateClients = 4096
+    /// Leased objects that one shrink asks for.
+    public static let revocationsAtOnce = 256
     /// Callers that may hold several reservations at once.
     public static let tickets = 64
 }

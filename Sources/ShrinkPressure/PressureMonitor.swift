@@ -34,7 +34,7 @@ public final class PressureMonitor: Sendable {
 
     private static let wakeupToken: UInt64 = 1
 
-    /// Starts at once. `relay`: a listening, non-blocking stream socket. `told` is called on the monitor's thread with every decision that is noted.
+    /// Starts at once. `relay`: a listening stream socket. `told` is called on the monitor's thread with every decision that is noted.
     public init(
         _ settings: PressureSettings, _ places: PressurePlaces, target: any PressureTarget, relay: consuming OwnedDescriptor? = nil,
         told: @escaping @Sendable (PressureDecision) -> Void = { _ in }

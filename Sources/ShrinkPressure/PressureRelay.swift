@@ -26,6 +26,8 @@ final class PressureRelay {
     init(_ listener: consuming OwnedDescriptor, epoll: Epoll) throws(Errno) {
         self.listener = listener
         self.epoll = epoll
+        // systemd passes its sockets as they are, and waiting in accept(2) would keep the thread from all else.
+        try UnixSocket.setNonBlocking(self.listener.number)
         try epoll.add(self.listener.number, .input, token: Self.listenerToken)
     }
 

@@ -51,11 +51,13 @@ public struct WirePool: Codable, Sendable, Equatable {
     public var freeBytes: Int
     public var allocatedBytes: Int
     public var objectCount: Int
+    public var objectLimit: Int?
+    public var backedUpLimitBytes: Int?
     public var pages: WirePageCounts
 
     public init(
         poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, freeBytes: Int, allocatedBytes: Int, objectCount: Int,
-        pages: WirePageCounts
+        objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil, pages: WirePageCounts
     ) {
         self.poolId = poolId
         self.poolName = poolName
@@ -64,6 +66,8 @@ public struct WirePool: Codable, Sendable, Equatable {
         self.freeBytes = freeBytes
         self.allocatedBytes = allocatedBytes
         self.objectCount = objectCount
+        self.objectLimit = objectLimit
+        self.backedUpLimitBytes = backedUpLimitBytes
         self.pages = pages
     }
 }
@@ -83,12 +87,17 @@ public struct WireObject: Codable, Sendable, Equatable {
     public var offsetBytes: Int
     public var priority: Int
     public var pinCount: Int
+    public var purgeable: Bool
+    public var purged: Bool
+    public var purgeGeneration: Int
+    public var leased: Bool
     public var pages: WirePageCounts
 
     public init(
         objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
-        offsetBytes: Int,
-        priority: Int, pinCount: Int, pages: WirePageCounts
+        offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, purgeGeneration: Int = 0,
+        leased: Bool = false,
+        pages: WirePageCounts
     ) {
         self.objectId = objectId
         self.objectName = objectName
@@ -100,6 +109,10 @@ public struct WireObject: Codable, Sendable, Equatable {
         self.offsetBytes = offsetBytes
         self.priority = priority
         self.pinCount = pinCount
+        self.purgeable = purgeable
+        self.purged = purged
+        self.purgeGeneration = purgeGeneration
+        self.leased = leased
         self.pages = pages
     }
 }

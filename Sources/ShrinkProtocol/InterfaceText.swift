@@ -10,8 +10,8 @@ public enum ShrinkInterface {
         # - A pool's memory is mapped from the descriptor that CreatePool and OpenPool pass. Use an object's range of it only while
         #   the object is pinned; what is written to an unpinned object may be lost to the backup's version. The descriptor is for
         #   mmap alone: read, write and fallocate on it bypass the contract.
-        # - Pins belong to the connection that made them and end with it. Only if the daemon's engine dies, and is started again, they are
-        #   held: until the client resumes its session, until its process has ended, or for a grace.
+        # - Pins, by call or by gate, belong to the connection that made them and end with it. Only if the daemon's engine dies, and is started
+        #   again, they are held: until the client resumes its session, until its process has ended, or for a grace.
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
@@ -64,7 +64,7 @@ public enum ShrinkInterface {
         )
 
         # sizeBytes: of the pool's memory. freeBytes: not in any object. allocatedBytes: what the memory file takes now, blocks that are
-        # kept ready for reuse included.
+        # kept ready for reuse included. objectLimit, backedUpLimitBytes: what CreatePool was given, null without a limit.
         type Pool (
           poolId: int,
           poolName: string,
@@ -73,11 +73,15 @@ public enum ShrinkInterface {
           freeBytes: int,
           allocatedBytes: int,
           objectCount: int,
+          objectLimit: ?int,
+          backedUpLimitBytes: ?int,
           pages: PageCounts
         )
 
         # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
-        # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections.
+        # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections, those of gates included. purgeable: its content may be
+        # given up when memory is short. purged: it was; the next pin makes it zeros and says so. purgeGeneration: how often that happened so far, modulo
+        # 2^20. leased: a device uses it (SetLease).
         type BufferObject (
           objectId: int,
           objectName: string,
@@ -89,7 +93,27 @@ public enum ShrinkInterface {
           offsetBytes: int,
           priority: int,
           pinCount: int,
+          purgeable: bool,
+          purged: bool,
+          purgeGeneration: int,
+          leased: bool,
           pages: PageCounts
+        )
+
+        # What a uid takes, and what it may take; limits are null where there is none, as for root and the user who runs the daemon. poolBytes: the
+        # sizes of its pools together. residentBytes: what their memory files take now. backedUpBytes: its pages in the backup, as many bytes as they
+        # have in memory.
+        type UserUsage (
+          uid: int,
+          pools: int,
+          poolLimit: ?int,
+          objects: int,
+          objectLimit: ?int,
+          poolBytes: int,
+          poolBytesLimit: ?int,
+          residentBytes: int,
+          backedUpBytes: int,
+          backedUpLimitBytes: ?int
         )
 
         # Why an operation stopped early, or what some of its pages met with. errorName: the error that the call would have failed with,
@@ -146,10 +170,14 @@ public enum ShrinkInterface {
         # This connection's own pins, in ascending order of objectId, at most 1024 a reply; called again with afterObjectId set to
         # nextAfterObjectId until that is null. Tells a client which call was done whose reply it lost.
         method ListPins(afterObjectId: ?int) -> (pins: []ObjectPin, nextAfterObjectId: ?int)
+        # What the uids take that have pools, in ascending order, those that the caller sees, at most 128 a reply; see ListPools. The caller's own
+        # comes also without pools.
+        method ListUsers(afterUid: ?int) -> (users: []UserUsage, nextAfterUid: ?int)
 
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
-        # poolFileDescriptor: the pool's memory, of fixed size.
-        method CreatePool(poolName: string, sizeBytes: int) -> (pool: Pool, poolFileDescriptor: int)
+        # poolFileDescriptor: the pool's memory, of fixed size. objectLimit, backedUpLimitBytes: what this pool may have at most, beside the limits
+        # of its uid (ListUsers).
+        method CreatePool(poolName: string, sizeBytes: int, objectLimit: ?int, backedUpLimitBytes: ?int) -> (pool: Pool, poolFileDescriptor: int)
 
         # The pool and its memory.
         method OpenPool(poolId: ?int, poolName: ?string, ownerUid: ?int) -> (pool: Pool, poolFileDescriptor: int)
@@ -162,13 +190,16 @@ public enum ShrinkInterface {
         method ListPools(afterPoolId: ?int) -> (pools: []Pool, nextAfterPoolId: ?int)
 
         # Makes an object of sizeBytes, rounded up to pages, that reads as zeros, and pins it for this connection. priority is 2 unless given.
+        # purgeable and leased: false unless given; see SetPurgeable and SetLease.
         method CreateObject(
           poolId: ?int,
           poolName: ?string,
           ownerUid: ?int,
           objectName: string,
           sizeBytes: int,
-          priority: ?int
+          priority: ?int,
+          purgeable: ?bool,
+          leased: ?bool
         ) -> (bufferObject: BufferObject)
 
         # Destroys an object and its content. Busy while another connection has it pinned; this connection's own pins go with it.
@@ -184,15 +215,59 @@ public enum ShrinkInterface {
         method GetObject(objectId: int) -> (bufferObject: BufferObject)
 
         # Brings the object's pages back if need be, and holds them until Unpin or the end of the connection. Pins count.
-        method Pin(objectId: int) -> (bufferObject: BufferObject)
+        # retained: false if the content was given up since this connection last pinned the object, or since anybody pinned it if this connection never
+        # did: it reads as zeros now. purgeGeneration: the object's.
+        method Pin(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
 
         # Undoes one Pin, or the pin that CreateObject made, of this connection.
         method Unpin(objectId: int) -> ()
+
+        # Says whether the object's content may be given up when memory is short. retained: false if it was given up already; then nothing
+        # changes, and the next pin says so too.
+        method SetPurgeable(objectId: int, purgeable: bool) -> (retained: bool)
+
+        # Says that a device uses the object's memory while it is pinned through a gate: its pages go only after its users were asked to
+        # quiesce the device (WatchRevocations), unpinned and acknowledged.
+        method SetLease(objectId: int, leased: bool) -> ()
+
+        # Gates pin resident objects without a call (docs/clients.md; the word's layout and its rules are in GateWord.swift). gatesFileDescriptor: this
+        # connection's gate memory, gateCount words of 8 bytes, for mmap alone; nobody else gets it. gateClientId: names this connection's gates
+        # in WatchRevocations. Called again it passes the same memory.
+        method MapGates() -> (gatesFileDescriptor: int, gateCount: int, gateClientId: int)
+
+        # Gives this connection a gate of the object. gateIndex: which word. gateGeneration, purgeGeneration: what the word has in these fields as
+        # long as the gate is the object's and its content is the same. This connection's pins of the object become pins of the gate.
+        method AttachGate(objectId: int) -> (bufferObject: BufferObject, gateIndex: int, gateGeneration: int, purgeGeneration: int)
+
+        # Takes this connection's gate of the object away, pins and all.
+        method DetachGate(objectId: int) -> ()
+
+        # For one who found the gate closed: brings the object's pages back, opens its gates and adds a pin to this connection's word, to be undone there.
+        method PinGate(objectId: int) -> (bufferObject: BufferObject, retained: bool, purgeGeneration: int)
+
+        # From now on the users of these gates can be asked: what they are asked waits for WaitForRevocation, which is called next.
+        method ListenForRevocations(gateClientId: int) -> ()
+
+        # Waits, as long as it takes, until the users of a leased object are asked to let go of it. gateClientId: whose revocations, from MapGates on
+        # another connection of the same uid: this call occupies its own. acknowledgedRevocationId: what was told last and is done by now: the device is
+        # quiesced and the object unpinned. The answer is waited for deadlineMilliseconds after it was asked; the one who comes late keeps its memory.
+        method WaitForRevocation(gateClientId: int, acknowledgedRevocationId: ?int) -> (
+          objectId: int,
+          revocationId: int,
+          deadlineMilliseconds: int
+        )
+
+        # Leases of the whole daemon, since the start. leasedObjects: now. revocations: users asked. answered: those that let go in time. unanswered: those
+        # that did not, or did not listen.
+        method GetLeases() -> (leasedObjects: int, revocations: int, answered: int, unanswered: int)
 
         # Moves pages out. Exactly one target: goalBytes (so much, of the longest unused objects), objectId, a pool, or everything: true.
         # Pinned objects are left alone. With `more`, replies before the last tell how far it is, in the same fields.
         # freedBytes: blocks that the pools' memory lost. storedBytes: growth of the store. netFreedBytes: freedBytes less growth of a store in memory.
         # failure: why it stopped before the target was reached; what is out stays out.
+        # Users of leased objects are asked for what the target needs beyond the rest, and waited for (5 s unless set otherwise). revokedLeases: objects that
+        # they let go of. unansweredLeases: objects that stayed. kernelFreedBytes: what the machine's free memory grew by when leased pages went, null if
+        # none did; less than was freed means that something still holds the pages, or that others took memory.
         method Shrink(
           goalBytes: ?int,
           objectId: ?int,
@@ -210,6 +285,9 @@ public enum ShrinkInterface {
           netFreedBytes: int,
           durationNanoseconds: int,
           skippedObjects: int,
+          revokedLeases: int,
+          unansweredLeases: int,
+          kernelFreedBytes: ?int,
           failure: ?Failure
         )
 

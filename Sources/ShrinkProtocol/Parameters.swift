@@ -32,13 +32,17 @@ public struct PoolAddress: Codable, Sendable {
 }
 
 public struct CreatePoolParameters: Codable, Sendable {
-    public static let parameterNames = ["poolName", "sizeBytes"]
+    public static let parameterNames = ["poolName", "sizeBytes", "objectLimit", "backedUpLimitBytes"]
     public var poolName: String
     public var sizeBytes: Int
+    public var objectLimit: Int?
+    public var backedUpLimitBytes: Int?
 
-    public init(poolName: String, sizeBytes: Int) {
+    public init(poolName: String, sizeBytes: Int, objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil) {
         self.poolName = poolName
         self.sizeBytes = sizeBytes
+        self.objectLimit = objectLimit
+        self.backedUpLimitBytes = backedUpLimitBytes
     }
 }
 
@@ -50,19 +54,25 @@ public struct ListPoolsParameters: Codable, Sendable {
 }
 
 public struct CreateObjectParameters: Codable, Sendable {
-    public static let parameterNames = PoolAddress.parameterNames + ["objectName", "sizeBytes", "priority"]
+    public static let parameterNames = PoolAddress.parameterNames + ["objectName", "sizeBytes", "priority", "purgeable", "leased"]
     public var poolId: Int?
     public var poolName: String?
     public var ownerUid: Int?
     public var objectName: String
     public var sizeBytes: Int
     public var priority: Int?
+    public var purgeable: Bool?
+    public var leased: Bool?
 
-    public init(pool: PoolAddress, objectName: String, sizeBytes: Int, priority: Int? = nil) {
+    public init(
+        pool: PoolAddress, objectName: String, sizeBytes: Int, priority: Int? = nil, purgeable: Bool? = nil, leased: Bool? = nil
+    ) {
         (poolId, poolName, ownerUid) = (pool.poolId, pool.poolName, pool.ownerUid)
         self.objectName = objectName
         self.sizeBytes = sizeBytes
         self.priority = priority
+        self.purgeable = purgeable
+        self.leased = leased
     }
 
     public var pool: PoolAddress { PoolAddress(poolId: poolId, poolName: poolName, ownerUid: ownerUid) }

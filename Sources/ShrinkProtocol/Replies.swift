@@ -82,6 +82,9 @@ public struct ShrinkReply: Codable, Sendable, Equatable {
     public var netFreedBytes = 0
     public var durationNanoseconds = 0
     public var skippedObjects = 0
+    public var revokedLeases = 0
+    public var unansweredLeases = 0
+    public var kernelFreedBytes: Int?
     public var failure: WireFailure?
 
     public init() {}

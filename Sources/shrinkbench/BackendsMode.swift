@@ -17,7 +17,7 @@ struct BackendsMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 256
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy.") var workers = 2
+    @Option(help: "Threads that copy.") var workers = 3
     @Option(help: "A directory on a disk; otherwise one in /tmp.") var disk: String?
     @Flag(help: "Print one JSON document.") var json = false
 
@@ -44,7 +44,7 @@ struct BackendsMode: ParsableCommand {
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
         let room = pages.count + (256 << 20)
-        let packed = try scratch.serve(store: try scratch.memoryDirectory("packed", sizeBytes: room), ["--layout", "packed"])
+        let packed = try scratch.serve(store: try scratch.packedDirectory("packed", sizeBytes: room), ["--layout", "packed"])
         let diskDirectory = disk ?? scratch.path + "/disk"
         if disk == nil { try Files.makeDirectory(diskDirectory) }
         let zram = try Zram(sizeBytes: pages.count * 2)

@@ -102,7 +102,7 @@ struct EngineMode: ParsableCommand {
 }
 
 /// Keeps nothing: for measuring what the engine itself costs.
-private final class NoBackup: Backup {
+final class NoBackup: Backup {
     private let next = Monitor<UInt32>(1)
 
     func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError) {}

@@ -18,6 +18,8 @@ final class EngineRun {
 
     init(directory: String, data: RealPages, objectBytes: Int, copyWorkers: Int) throws {
         self.data = data
+        // As shrinkd does: each object's file stays open.
+        try ThisProcess.raiseDescriptorLimit()
         var configuration = Engine.Configuration()
         configuration.copyWorkers = copyWorkers
         var logger = Logger(label: "shrinkbench") { StreamLogHandler.standardError(label: $0) }
@@ -40,7 +42,7 @@ final class EngineRun {
     }
 
     /// Everything out and back once, timed apart; the content is compared afterwards.
-    func pass(afterShrink: (ShrinkResult) -> Void = { _ in }) throws -> Figures {
+    func pass(afterShrink: (ShrinkResult) -> Void = { _ in }, afterRecover: () -> Void = {}) throws -> Figures {
         let shrink = engine.shrink(.all)
         afterShrink(shrink)
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
@@ -50,6 +52,7 @@ final class EngineRun {
                 "the pool kept \(left.allocatedBytes) after shrinking everything (\(left.pages); \(shrink.skippedObjects) objects skipped)")
         }
         let recover = engine.recover(.all)
+        afterRecover()
         if let failure = recover.failure { throw BenchError("recovering failed: \(failure)") }
         for object in objects {
             // Pinned, as a client must: reading a hole through a mapping makes it a page.

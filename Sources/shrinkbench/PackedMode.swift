@@ -15,7 +15,7 @@ struct PackedMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy in the engine.") var workers = 2
+    @Option(help: "Threads that copy in the engine.") var workers = 3
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
     @Flag(help: "Print one JSON document.") var json = false
 
@@ -31,6 +31,8 @@ struct PackedMode: ParsableCommand {
         var zramBestShrinkGibS: Double
         var zramBestRecoverGibS: Double
         var zramCpuSecondsPerGib: Double
+        var recoverCpuSecondsPerGib: Double
+        var zramRecoverCpuSecondsPerGib: Double
         var zramStoredBytes: Int
         var zramCompressedBytes: Int
         var zramPagesLeft: Int
@@ -56,6 +58,8 @@ struct PackedMode: ParsableCommand {
             case zramBestShrinkGibS = "zram_best_shrink_gib_s"
             case zramBestRecoverGibS = "zram_best_recover_gib_s"
             case zramCpuSecondsPerGib = "zram_cpu_seconds_per_gib"
+            case recoverCpuSecondsPerGib = "recover_cpu_seconds_per_gib"
+            case zramRecoverCpuSecondsPerGib = "zram_recover_cpu_seconds_per_gib"
             case zramStoredBytes = "zram_stored_bytes"
             case zramCompressedBytes = "zram_compressed_bytes"
             case zramPagesLeft = "zram_pages_left"
@@ -75,6 +79,7 @@ struct PackedMode: ParsableCommand {
         var out: [Double] = []
         var back: [Double] = []
         var cpu: [Double] = []
+        var backCPU: [Double] = []
     }
 
     func run() throws {
@@ -85,7 +90,7 @@ struct PackedMode: ParsableCommand {
         let gib = Double(pages.count) / Double(1 << 30)
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
-        let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + (256 << 20))
+        let store = try scratch.packedDirectory("store", sizeBytes: pages.count + (256 << 20))
         let server = try scratch.serve(store: store, ["--layout", "packed", "--codec", codec])
         let zram = try Zram(sizeBytes: pages.count * 2)
         defer { zram.remove() }
@@ -99,10 +104,11 @@ struct PackedMode: ParsableCommand {
         let swapped = try SwappedMemory(pages)
         _ = try swapped.pass(threads: 1, zram: zram)
         for _ in 0..<runs {
-            let cpu = ProcessorTime.ofThisProcess() + (try ProcessorTime.of(server.processID))
-            let figures = try engine.pass { _ in
-                ours.cpu.append(Double(ProcessorTime.ofThisProcess() + ((try? ProcessorTime.of(server.processID)) ?? 0) - cpu) / 1e9 / gib)
-            }
+            func cpu() -> UInt64 { ProcessorTime.ofThisProcess() + ((try? ProcessorTime.of(server.processID)) ?? 0) }
+            var times = [cpu()]
+            let figures = try engine.pass(afterShrink: { _ in times.append(cpu()) }, afterRecover: { times.append(cpu()) })
+            ours.cpu.append(Double(times[1] - times[0]) / 1e9 / gib)
+            ours.backCPU.append(Double(times[2] - times[1]) / 1e9 / gib)
             ours.out.append(gibPerSecond(pages.count, figures.shrinkNanoseconds))
             ours.back.append(gibPerSecond(pages.count, figures.recoverNanoseconds))
             stored = figures.shrink.storedBytes.rawValue
@@ -114,6 +120,7 @@ struct PackedMode: ParsableCommand {
                     series[key, default: Series()].out.append(gibPerSecond(pages.count, figures.outNanoseconds))
                     series[key, default: Series()].back.append(gibPerSecond(pages.count, figures.backNanoseconds))
                     series[key, default: Series()].cpu.append(Double(figures.outCPUNanoseconds) / 1e9 / gib)
+                    series[key, default: Series()].backCPU.append(Double(figures.backCPUNanoseconds) / 1e9 / gib)
                     last = figures
                 }
             }
@@ -126,12 +133,15 @@ struct PackedMode: ParsableCommand {
         let out1 = best(1, \.out), back1 = best(1, \.back)
         let out = max(out1, best(cores, \.out)), back = max(back1, best(cores, \.back))
         let zramCPU = [0, 3].map { median(series["1/\($0)"]?.cpu ?? []) }.min() ?? 0
+        let zramBackCPU = [0, 3].map { median(series["1/\($0)"]?.backCPU ?? []) }.min() ?? 0
         let report = Report(
             dataBytes: pages.count, zeroPages: pages.zeroPages, shrinkGibS: rounded(median(ours.out)),
             recoverGibS: rounded(median(ours.back)),
             cpuSecondsPerGib: rounded(median(ours.cpu)), storedBytes: stored, zram1tShrinkGibS: rounded(out1),
             zram1tRecoverGibS: rounded(back1),
             zramBestShrinkGibS: rounded(out), zramBestRecoverGibS: rounded(back), zramCpuSecondsPerGib: rounded(zramCPU),
+            recoverCpuSecondsPerGib: rounded(median(ours.backCPU)),
+            zramRecoverCpuSecondsPerGib: rounded(zramBackCPU),
             zramStoredBytes: last.usedBytes, zramCompressedBytes: last.compressedBytes, zramPagesLeft: last.pagesLeft,
             shrinkVsZram1t: rounded(median(ours.out) / out1), recoverVsZram1t: rounded(median(ours.back) / back1),
             shrinkVsZram: rounded(median(ours.out) / out), recoverVsZram: rounded(median(ours.back) / back),
@@ -152,6 +162,7 @@ struct PackedMode: ParsableCommand {
             "recover GiB/s\(column(median(ours.back)))\(column(back1, width: 10))\(column(back, width: 11))\(column(report.recoverVsZram1t))\(column(report.recoverVsZram, width: 9))"
         )
         print("CPU s/GiB out\(column(median(ours.cpu)))\(column(zramCPU, width: 10))           \(column(report.cpuVsZram))")
+        print("CPU s/GiB in \(column(median(ours.backCPU)))\(column(zramBackCPU, width: 10))")
         print(
             "stored MiB   \(column(Double(stored) / 1_048_576))\(column(Double(last.usedBytes) / 1_048_576, width: 10))           \(column(report.storedVsZram))"
         )

@@ -15,15 +15,26 @@ final class Scratch {
     }
 
     /// A tmpfs of its own, or a directory in /dev/shm for an ordinary user.
-    func memoryDirectory(_ name: String, sizeBytes: Int) throws -> String {
+    func memoryDirectory(_ name: String, sizeBytes: Int, options: String? = nil) throws -> String {
         let directory = path + "/" + name
         try Files.makeDirectory(directory)
         guard ThisProcess.userID == 0 else {
             throw BenchError("a tmpfs of its own needs root; run shrinkbench as root")
         }
-        try Mounts.mount("shrinkbench", on: directory, type: "tmpfs", [.noSetUserID, .noDevices], options: "size=\(sizeBytes),mode=700")
+        try Mounts.mount(
+            "shrinkbench", on: directory, type: "tmpfs", [.noSetUserID, .noDevices],
+            options: "size=\(sizeBytes),mode=700" + (options.map { "," + $0 } ?? ""))
         mounts.append(directory)
         return directory
+    }
+
+    /// A tmpfs for a packed store, as docs/packed-store.md advises: segments in large pages where the kernel has them.
+    func packedDirectory(_ name: String, sizeBytes: Int) throws -> String {
+        do { return try memoryDirectory(name, sizeBytes: sizeBytes, options: "huge=within_size") } catch let error as Errno {
+            guard error == .invalidArgument else { throw error }
+            try Files.removeDirectory(path + "/" + name)
+            return try memoryDirectory(name, sizeBytes: sizeBytes)
+        }
     }
 
     /// A backupfs over a store, as a user would start it: the program beside this one.

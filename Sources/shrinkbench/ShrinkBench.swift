@@ -10,5 +10,8 @@ struct ShrinkBench: ParsableCommand {
             Every figure is a median of several runs, and every claim a ratio of two figures of the same run: machines are shared and noisy. \
             Content is compared after each run; a difference ends the program with exit code 1.
             """,
-        subcommands: [RawMode.self, PackedMode.self, MemoryMode.self, EngineMode.self, BackendsMode.self, TouchMode.self])
+        subcommands: [
+            RawMode.self, PackedMode.self, PhasesMode.self, MemoryMode.self, EngineMode.self, BackendsMode.self, GateMode.self,
+            TouchMode.self,
+        ])
 }

@@ -15,6 +15,13 @@ final class Zram {
 
     init(sizeBytes: Int) throws {
         guard ThisProcess.userID == 0 else { throw BenchError("zram needs root; run shrinkbench as root") }
+        // Left on: they are others'. The kernel keeps its choice of a device for a while, whatever the priorities say, so pages may go there.
+        let others = try Self.swapDevices()
+        if !others.isEmpty {
+            Self.warn(
+                "warning: this machine swaps to \(others.joined(separator: ", ")); if a run's pages go there instead of to our zram, it ends with an error: turn that swap off and try again"
+            )
+        }
         guard let text = try? Kernel.read("/sys/class/zram-control/hot_add"), let number = Int(text) else {
             throw BenchError("this machine has no zram; nothing to compare with")
         }
@@ -35,6 +42,17 @@ final class Zram {
     }
 
     deinit { remove() }
+
+    /// Devices and files in use as swap (proc(5), /proc/swaps).
+    static func swapDevices() throws -> [String] {
+        try Kernel.read("/proc/swaps").split(separator: "\n").dropFirst().compactMap { $0.split(separator: " ").first.map(String.init) }
+    }
+
+    private static func warn(_ line: String) {
+        try? Array((line + "\n").utf8).withBytes { (bytes) throws(Errno) in
+            if let error = Files.writeStream(2, bytes).error { throw error }
+        }
+    }
 
     func setPageCluster(_ value: Int) throws { try Kernel.write("\(value)", to: "/proc/sys/vm/page-cluster") }
 
@@ -88,6 +106,7 @@ final class SwappedMemory {
         var outNanoseconds: UInt64
         var backNanoseconds: UInt64
         var outCPUNanoseconds: UInt64
+        var backCPUNanoseconds: UInt64
         var pagesLeft: Int
         var compressedBytes: Int
         var usedBytes: Int
@@ -126,15 +145,18 @@ final class SwappedMemory {
         var resident = [UInt8](repeating: 0, count: data.pageCount)
         mincore(memory.base, data.count, &resident)
         let left = resident.count { $0 & 1 != 0 }
+        let touchCPU = ProcessorTime.ofThisProcess()
         let touchStarted = MonotonicTime.now()
         try inThreads(ranges()) { range in
             // A volatile read, or the optimiser sees that nobody needs the bytes.
             for offset in stride(from: range.lowerBound, to: range.upperBound, by: basePageSize) { base.touch(offset) }
         }
         let back = MonotonicTime.now().nanoseconds(since: touchStarted)
+        let backCPU = ProcessorTime.ofThisProcess() - touchCPU
         guard memcmpEqual(memory.base, data.bytes.baseAddress!, data.count) else { throw BenchError("zram's content differs") }
         return Figures(
-            outNanoseconds: out, backNanoseconds: back, outCPUNanoseconds: outCPU, pagesLeft: left, compressedBytes: stored.compressedBytes,
+            outNanoseconds: out, backNanoseconds: back, outCPUNanoseconds: outCPU, backCPUNanoseconds: backCPU, pagesLeft: left,
+            compressedBytes: stored.compressedBytes,
             usedBytes: stored.usedBytes)
     }
 

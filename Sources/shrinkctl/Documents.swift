@@ -42,9 +42,13 @@ struct StatusDocument: Encodable {
     var features: [String: Feature]
     var survival: Nullable<Survival>
     var pressure: Nullable<PressureDocument>
+    var users: [UserDocument]
+    var leases: LeasesReply
 
-    init(_ status: StatusReply, _ pressure: PressureReply?) {
+    init(_ status: StatusReply, _ pressure: PressureReply?, _ usage: [WireUserUsage], _ leases: LeasesReply) {
         self.pressure = Nullable(value: pressure.map { PressureDocument($0) })
+        users = usage.map { UserDocument($0) }
+        self.leases = leases
         version = status.version
         pools = status.pools
         objects = status.objects
@@ -65,6 +69,33 @@ struct StatusDocument: Encodable {
     }
 }
 
+/// What a uid takes, and what it may take.
+struct UserDocument: Encodable {
+    var uid: Int
+    var pools: Int
+    var poolLimit: Nullable<Int>
+    var objects: Int
+    var objectLimit: Nullable<Int>
+    var poolBytes: Int
+    var poolBytesLimit: Nullable<Int>
+    var residentBytes: Int
+    var backedUpBytes: Int
+    var backedUpLimitBytes: Nullable<Int>
+
+    init(_ usage: WireUserUsage) {
+        uid = usage.uid
+        pools = usage.pools
+        poolLimit = Nullable(value: usage.poolLimit)
+        objects = usage.objects
+        objectLimit = Nullable(value: usage.objectLimit)
+        poolBytes = usage.poolBytes
+        poolBytesLimit = Nullable(value: usage.poolBytesLimit)
+        residentBytes = usage.residentBytes
+        backedUpBytes = usage.backedUpBytes
+        backedUpLimitBytes = Nullable(value: usage.backedUpLimitBytes)
+    }
+}
+
 struct PoolDocument: Encodable {
     var id: Int
     var name: String
@@ -73,6 +104,8 @@ struct PoolDocument: Encodable {
     var freeBytes: Int
     var allocatedBytes: Int
     var objectCount: Int
+    var objectLimit: Nullable<Int>
+    var backedUpLimitBytes: Nullable<Int>
     var pages: WirePageCounts
 
     init(_ pool: WirePool) {
@@ -83,6 +116,8 @@ struct PoolDocument: Encodable {
         freeBytes = pool.freeBytes
         allocatedBytes = pool.allocatedBytes
         objectCount = pool.objectCount
+        objectLimit = Nullable(value: pool.objectLimit)
+        backedUpLimitBytes = Nullable(value: pool.backedUpLimitBytes)
         pages = pool.pages
     }
 }
@@ -103,6 +138,9 @@ struct ObjectDocument: Encodable {
     var offsetBytes: Int
     var priority: Int
     var pinCount: Int
+    var purgeable: Bool
+    var purged: Bool
+    var leased: Bool
     var pages: WirePageCounts
 
     init(_ object: WireObject) {
@@ -116,6 +154,9 @@ struct ObjectDocument: Encodable {
         offsetBytes = object.offsetBytes
         priority = object.priority
         pinCount = object.pinCount
+        purgeable = object.purgeable
+        purged = object.purged
+        leased = object.leased
         pages = object.pages
     }
 }
@@ -158,6 +199,9 @@ struct ShrinkDocument: Encodable {
     var netFreedBytes: Int
     var durationNs: Int
     var skippedObjects: Int
+    var revokedLeases: Int
+    var unansweredLeases: Int
+    var kernelFreedBytes: Nullable<Int>
     var failure: Nullable<FailureDocument>
 
     init(_ reply: ShrinkReply) {
@@ -170,6 +214,9 @@ struct ShrinkDocument: Encodable {
         netFreedBytes = reply.netFreedBytes
         durationNs = reply.durationNanoseconds
         skippedObjects = reply.skippedObjects
+        revokedLeases = reply.revokedLeases
+        unansweredLeases = reply.unansweredLeases
+        kernelFreedBytes = Nullable(value: reply.kernelFreedBytes)
         failure = Nullable(value: reply.failure.map { FailureDocument($0) })
     }
 }

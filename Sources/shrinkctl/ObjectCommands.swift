@@ -4,10 +4,10 @@ import ShrinkProtocol
 
 struct ObjectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "object", abstract: "Make, list, show, read, write and destroy buffer objects.",
+        commandName: "object", abstract: "Make, list, show, read, write, set and destroy buffer objects.",
         subcommands: [
             ObjectCreateCommand.self, ObjectListCommand.self, ObjectShowCommand.self, ObjectReadCommand.self, ObjectWriteCommand.self,
-            ObjectDestroyCommand.self,
+            ObjectSetCommand.self, ObjectDestroyCommand.self,
         ])
 }
 
@@ -21,6 +21,8 @@ struct ObjectCreateCommand: ParsableCommand {
     @Option(help: ArgumentHelp("0 goes out first, 3 last.", valueName: "0..3")) var priority = 2
     @Option(help: ArgumentHelp("Fill the object with this file's bytes; what is left of it stays zero.", valueName: "file")) var from:
         String?
+    @Flag(help: "Its content may be given up when memory is short.") var purgeable = false
+    @Flag(help: "A device uses its memory; its users are asked before its pages go.") var leased = false
     @OptionGroup var global: GlobalOptions
 
     func validate() throws {
@@ -39,7 +41,9 @@ struct ObjectCreateCommand: ParsableCommand {
         let object = try perform { () throws(ShrinkdError) in
             try client.call(
                 Methods.createObject,
-                CreateObjectParameters(pool: pool.address, objectName: name, sizeBytes: bytes, priority: priority)
+                CreateObjectParameters(
+                    pool: pool.address, objectName: name, sizeBytes: bytes, priority: priority, purgeable: purgeable ? true : nil,
+                    leased: leased ? true : nil)
             ).bufferObject
         }
         let address = ObjectAddress(objectId: object.objectId)
@@ -116,6 +120,12 @@ struct ObjectShowCommand: ParsableCommand {
         Console.say(
             "size: \(object.sizeBytes) bytes, \(object.roundedBytes) in whole pages, at byte \(object.offsetBytes) of the pool's memory")
         Console.say("priority: \(object.priority), pins: \(object.pinCount)")
+        if object.purged {
+            Console.say("content: given up; reads as zeros when it is pinned next")
+        } else if object.purgeable {
+            Console.say("content: purgeable")
+        }
+        if object.leased { Console.say("leased: its users are asked before its pages go") }
         let pages = object.pages
         Console.say("pages: \(pages.resident) resident, \(pages.zero) zero, \(pages.backedUp) backed up, \(pages.empty) empty")
     }

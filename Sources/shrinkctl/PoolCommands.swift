@@ -13,12 +13,18 @@ struct PoolCreateCommand: ParsableCommand {
 
     @Argument(help: "The pool's name, unique for your uid.") var name: String
     @Option(help: ArgumentHelp("The pool's memory, in whole pages of 4096 bytes: 64M for example.", valueName: "size")) var size: Size
+    @Option(help: ArgumentHelp("Objects that it may have.", valueName: "number")) var objectLimit: Int?
+    @Option(help: ArgumentHelp("What it may have in the backup, as bytes in memory.", valueName: "size")) var backupLimit: Size?
     @OptionGroup var global: GlobalOptions
 
     func run() throws {
         let client = try global.connect()
         let pool = try perform { () throws(ShrinkdError) in
-            try client.call(Methods.createPool, CreatePoolParameters(poolName: name, sizeBytes: size.bytes)).pool
+            try client.call(
+                Methods.createPool,
+                CreatePoolParameters(
+                    poolName: name, sizeBytes: size.bytes, objectLimit: objectLimit, backedUpLimitBytes: backupLimit?.bytes)
+            ).pool
         }
         if global.json { return Console.printJSON(PoolDocument(pool)) }
         Console.say("pool \(pool.poolName) (\(pool.poolId)) of \(Size.readable(pool.sizeBytes))")

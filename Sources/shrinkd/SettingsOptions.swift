@@ -15,6 +15,12 @@ struct SettingsOptions: ParsableArguments {
     @Option(help: .init("What all pools together may have in memory.", valueName: "size")) var maxResident: String?
     @Option(help: .init("What recover leaves of the daemon's memory cgroup.", valueName: "size")) var cgroupReserve: String?
 
+    @Option(help: .init("Pools that one user may have.", valueName: "number")) var userPools: String?
+    @Option(help: .init("Objects that one user may have.", valueName: "number")) var userObjects: String?
+    @Option(help: .init("What one user's pools together may have as their sizes.", valueName: "size")) var userBytes: String?
+    @Option(help: .init("What one user may have in the backup, as bytes in memory.", valueName: "size")) var userBackup: String?
+    @Option(help: .init("How long programs may take to let go of leased memory.", valueName: "ms")) var leaseWait: String?
+
     @Option(help: .init("Give memory back under pressure: on, dry-run or off.", valueName: "mode")) var pressure: String?
     @Flag(help: "Short for --pressure dry-run: decide and tell, but do nothing.") var dryRun = false
     @Option(help: .init("Available memory below which shrinking begins.", valueName: "size|%")) var lowWatermark: String?
@@ -45,6 +51,8 @@ struct SettingsOptions: ParsableArguments {
     var given: [String: [String]] {
         let all: [(String, String?)] = [
             ("memory-floor", memoryFloor), ("max-resident", maxResident), ("cgroup-reserve", cgroupReserve),
+            ("user-pools", userPools), ("user-objects", userObjects), ("user-bytes", userBytes), ("user-backup", userBackup),
+            ("lease-wait", leaseWait),
             ("pressure", dryRun ? "dry-run" : pressure), ("low-watermark", lowWatermark), ("high-watermark", highWatermark),
             ("pools-floor", poolsFloor), ("step", step), ("stall-trigger", stallTrigger), ("stall-full", stallFull), ("io-gate", ioGate),
             ("write-rate", writeRate), ("idle", idle), ("idle-interval", idleInterval), ("pressure-socket", pressureSocket),
@@ -86,5 +94,10 @@ extension Engine.Configuration {
         memoryFloor = configuration.size("memory-floor").map { ByteCount($0) }
         maximumResident = configuration.size("max-resident").map { ByteCount($0) }
         if let bytes = configuration.size("cgroup-reserve") { cgroupReserve = ByteCount(bytes) }
+        userLimits.pools = configuration.count("user-pools") ?? userLimits.pools
+        userLimits.objects = configuration.count("user-objects") ?? userLimits.objects
+        userLimits.poolBytes = configuration.size("user-bytes").map { ByteCount($0) }
+        userLimits.backedUpBytes = configuration.size("user-backup").map { ByteCount($0) }
+        if let milliseconds = configuration.count("lease-wait") { revocationMilliseconds = UInt64(milliseconds) }
     }
 }

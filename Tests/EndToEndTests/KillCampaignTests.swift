@@ -1,4 +1,5 @@
 import Glibc
+import PageStore
 import ShrinkClient
 import ShrinkEngine
 import ShrinkLinux
@@ -75,11 +76,13 @@ import Testing
     private static let mustHeal: Set<FaultPoint> = [
         .afterCopyOut, .betweenWords, .afterWords, .afterCopyIn, .afterRecoverWords, .beforeDrop,
     ]
-    /// Those that the client here passes: it makes no purgeable objects, and registers no mapping (TouchCrashTests does).
-    private static let points = FaultPoint.allCases.filter {
-        ![.afterPurgeMark, .betweenPurgeRuns, .afterClearFree, .afterClearDrop, .afterClearWords].contains($0)
-            && !$0.rawValue.hasPrefix("touch")
-    }
+    /// What a client comes by that creates, destroys, pins, shrinks and recovers. Of the others (content given up, mappings) an engine's death is tested in
+    /// HealingTests and where they are made.
+    private static let points: [FaultPoint] = [
+        .allocate, .reserve, .room, .cancel, .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared,
+        .beforeCopyOut, .afterCopyOut, .betweenWords, .afterWords, .afterFree, .beforeCopyIn, .afterCopyIn, .afterRecoverWords, .beforeDrop,
+        .afterDrop,
+    ]
 
     @Test func killedAtEveryNamedPointItHealsAndGoesOn() throws {
         let seed = testSeed("kill points")
@@ -112,6 +115,45 @@ import Testing
         let status = try control("status")
         #expect(status.number("survival.lost_pages") == 0, "\(status.output)")
         #expect(status.number("backup.orphans") ?? 99 <= 2, "\(status.output)")
+        #expect(try daemon.stop() == .exited(0))
+    }
+}
+
+extension KillCampaignTests {
+    /// Places of the packed store that a client at work comes by all the time. The others (cleaning, tiers) are PackedCrashTests'.
+    private static let storePoints: [KillPoint] = [
+        .idMarked, .indexFileMade, .headerWritten, .segmentFileMade, .segmentHeaderWritten, .bytesWritten, .firstEntryPublished,
+        .entriesPublished, .indexUnlinked,
+    ]
+
+    @Test func aFileServerKilledAtNamedPointsLosesNothingOfAClientAtWork() throws {
+        let seed = testSeed("store kill points")
+        let scratch = try ScratchDirectory()
+        let arming = scratch.file("kill-point")
+        let daemon = try DaemonProcess(
+            arguments: ["--segment", "1M"], environment: ["SHRINKD_PRESSURE=off", "SHRINKD_KILL_POINT=\(arming)"])
+        let control = Control(daemon: daemon)
+        let survivor = try SurvivorProcess(socket: daemon.socket, pool: "p", seed: seed)
+        try daemon.waitFor("the client to begin", seconds: 120) { survivor.isReady }
+        for (index, point) in Self.storePoints.enumerated() {
+            // Each is killed twice; the keeper gives up at eight failures in a row, unless one of them was steady for ten seconds.
+            if index % 3 == 2 { usleep(10_500_000) }
+            try Files.replaceContents(of: arming, with: Array("\(point.name):2".utf8))
+            let server = try #require(daemon.process(of: "backupfs"))
+            Glibc.kill(server, SIGKILL)
+            var armed: Int32?
+            try daemon.waitFor("a server to die at \(point), the client: \(survivor.said.suffix(300))", seconds: 120) {
+                guard try !survivor.hasEnded() else { return true }
+                guard let now = daemon.process(of: "backupfs"), now != server, (try? Files.status(of: arming)) == nil else { return false }
+                if armed == nil { armed = now }
+                return now != armed
+            }
+            #expect(try !survivor.hasEnded(), "\(point) (seed \(seed)): \(survivor.said) \(daemon.said.suffix(3000))")
+            if try survivor.hasEnded() { return }
+        }
+        #expect(try survivor.finish() == .exited(0), "seed \(seed): \(survivor.said) \(daemon.said.suffix(3000))")
+        let status = try control("status")
+        #expect(status.number("survival.lost_pages") == 0 && status.number("damaged_pages") == 0, "\(status.output)")
         #expect(try daemon.stop() == .exited(0))
     }
 }

@@ -57,7 +57,11 @@ import Testing
     }
 
     /// Passed in any workload over two tiers on disks.
-    static let common = KillPoint.allCases.filter { ![.reserveTaken, .reserveRestored, .budgetStored].contains($0) }
+    static let common = KillPoint.allCases.filter {
+        ![.reserveTaken, .reserveRestored, .budgetStored].contains($0) && !belowMemory.contains($0)
+    }
+    /// Passed where the first tier is memory.
+    static let belowMemory: [KillPoint] = [.idsMarkedBelow, .indexCopied, .indexCopyRenamed]
 
     @Test(arguments: common)
     func aKillAtAnyPointLosesNothingThatWasAnswered(_ point: KillPoint) throws {
@@ -68,6 +72,26 @@ import Testing
             let first = try ScratchDirectory()
             let second = try ScratchDirectory()
             let directories = [first.path, second.path]
+            let (ending, answers) = try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
+            try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
+            let wasKilled = ending == .signalled(9)
+            if wasKilled { hits += 1 }
+            let lines = try Self.check(seed, directories, answers, wasKilled: wasKilled)
+            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
+            if !wasKilled { break }
+        }
+        #expect(hits > 0, "\(point.name) was never passed with seed \(seed)")
+    }
+
+    @Test(arguments: belowMemory)
+    func aKillAboveADiskLosesNothingThatWasAnswered(_ point: KillPoint) throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no memory tier of a test's own: kills above a disk are not tested") }
+        let seed = testSeed("kill at \(point.name)")
+        var hits = 0
+        for passing in [1, 2, 10] {
+            let memory = try ScratchMemoryFileSystem(sizeBytes: 256 << 20)
+            let second = try ScratchDirectory()
+            let directories = [memory.path, second.path]
             let (ending, answers) = try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
             try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
             let wasKilled = ending == .signalled(9)

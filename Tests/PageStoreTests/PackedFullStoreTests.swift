@@ -68,6 +68,45 @@ import Testing
         try store.remove(object.id)
     }
 
+    /// As little as the cleaner compacts for: a fiftieth of one segment, in a store that is otherwise full to the last byte.
+    @Test func aFiftiethOfASegmentPunchedIsRoomForAPage() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: a full packed store is not tested") }
+        let seed = testSeed("packed fiftieth")
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 8 << 20)
+        let store = try PackedStore(directories: [memory.path], options: Self.options())
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        var versions: [Int: UInt64] = [:]
+        func write(_ page: Int, _ version: UInt64) throws(Errno) {
+            _ = try Self.noise(seed, page, version).withBytes { buffer throws(Errno) in
+                try object.write(buffer, at: page * basePageSize, .buffered)
+            }
+            versions[page] = version
+        }
+        var page = 0
+        func fill() {
+            while true {
+                do throws(Errno) { try write(page, 0) } catch { return }
+                page += 1
+            }
+        }
+        fill()
+        var generator = SeededGenerator(seed: seed)
+        for round in 0..<20 {
+            // Neighbours were written one after the other: six of twelve at least lie in one segment.
+            var first = 0
+            repeat { first = Int(generator.next() % UInt64(page - 12)) } while !(first..<first + 12).allSatisfy { versions[$0] != nil }
+            try object.punch(at: first * basePageSize, length: 12 * basePageSize)
+            for gone in first..<first + 12 { versions[gone] = nil }
+            do throws(Errno) {
+                try write(page, 0)
+                page += 1
+            } catch { Issue.record("round \(round): \(error)") }
+            fill()
+        }
+        try Self.expectContent(object, versions, seed)
+        store.close()
+    }
+
     @Test func removingEverythingGivesAllRoomBack() throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: room given back is not tested") }
         let memory = try ScratchMemoryFileSystem(sizeBytes: 16 << 20)

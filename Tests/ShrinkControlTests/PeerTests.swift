@@ -58,6 +58,8 @@ import Varlink
             freeBytes: int
             allocatedBytes: int
             objectCount: int
+            objectLimit: int | None
+            backedUpLimitBytes: int | None
             pages: Pages
 
         @dataclasses.dataclass
@@ -72,6 +74,10 @@ import Varlink
             offsetBytes: int
             priority: int
             pinCount: int
+            purgeable: bool
+            purged: bool
+            purgeGeneration: int
+            leased: bool
             pages: Pages
 
         class CreatePoolReply(typing.TypedDict):
@@ -132,10 +138,12 @@ struct Ran {
     var output: String
 
     /// Runs a program, bounded in time.
-    init(_ program: String, _ arguments: [String]) throws {
+    init(
+        _ program: String, _ arguments: [String], environment: [String] = ["PATH=/usr/bin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8"]
+    ) throws {
         let file = try MemoryFile.make("output", size: 0)
         let child = try ChildProcess(
-            program, arguments, environment: ["PATH=/usr/bin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8"],
+            program, arguments, environment: environment,
             standardOutput: file.number, standardError: file.number)
         guard let ending = try child.wait(timeoutMilliseconds: 60_000) else {
             child.signal(SIGKILL)
@@ -159,20 +167,23 @@ func run(_ program: String, _ arguments: [String]) throws -> String {
 enum PeerEnvironment {
     static let packages = ["varlink==31.0.0", "asyncvarlink==0.3.3"]
 
-    /// The interpreter of an environment that has both packages. A half-made one is made anew.
-    static func python() throws -> String {
-        let directory = Machine.productsDirectory + "/varlink-peers"
+    /// The interpreter of an environment that has both packages.
+    static func python() throws -> String { try python("varlink-peers", packages, imports: "varlink, asyncvarlink") }
+
+    /// One that has numpy.
+    static func numpy() throws -> String { try python("numpy-client", ["numpy==2.4.6"], imports: "numpy") }
+
+    /// A half-made one is made anew.
+    private static func python(_ name: String, _ packages: [String], imports: String) throws -> String {
+        let directory = Machine.productsDirectory + "/" + name
         let python = directory + "/bin/python3"
-        if isComplete(python) { return python }
+        func isComplete() -> Bool { (try? Ran(python, ["-c", "import " + imports]).ending) == .exited(0) }
+        if isComplete() { return python }
         _ = try Ran("/bin/rm", ["-rf", "--", directory])
         _ = try Ran("/usr/bin/python3", ["-m", "venv", directory])
         _ = try Ran(python, ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "15", "--retries", "1"] + packages)
-        guard isComplete(python) else { throw Errno.noSuchFileOrDirectory }
+        guard isComplete() else { throw Errno.noSuchFileOrDirectory }
         return python
-    }
-
-    private static func isComplete(_ python: String) -> Bool {
-        (try? Ran(python, ["-c", "import varlink, asyncvarlink"]).ending) == .exited(0)
     }
 
     static func told() { Machine.lacks("python3 with venv, or the package index", so: "no independent Varlink client was tried") }

@@ -1,3 +1,4 @@
+import Glibc
 import ShrinkEngine
 import ShrinkLinux
 import Synchronization
@@ -42,6 +43,37 @@ import Testing
         try engine.unpin(held.id)
         try engine.pin(out.id)
         #expect(try fixture.mismatches(held, zeroEvery: 0) == [])
+    }
+
+    /// A limit of a version 2 ancestor, in a tree of files: recover is refused while it is met, and goes on when it is lifted.
+    @Test func theLimitOfAnAncestorCountsInVersionTwo() throws {
+        let tree = try ScratchDirectory()
+        func write(_ path: String, _ text: String) throws {
+            try Files.replaceContents(of: tree.file(path), with: Array((text + "\n").utf8))
+        }
+        try Files.makeDirectories(tree.file("cgroup/slice/service"))
+        try write("membership", "0::/slice/service")
+        for group in ["slice", "slice/service"] {
+            try write("cgroup/\(group)/memory.current", "\(100 << 20)")
+            try write("cgroup/\(group)/memory.stat", "inactive_file 0")
+        }
+        try write("cgroup/slice/service/memory.max", "max")
+        try write("cgroup/slice/memory.max", "\((104 << 20) + (256 << 10))")
+        let group = try #require(MemoryCgroup.ofThisProcess(mount: tree.file("cgroup"), membership: tree.file("membership")))
+        let fixture = try EngineFixture(poolPages: 4096) { $0.cgroup = group }
+        let engine = fixture.engine
+        // 4 MiB of what is left are kept back: 256 KiB may come.
+        let object = try fixture.makeObject(pages: 300, zeroEvery: 0)
+        _ = engine.shrink(.all)
+        do {
+            try engine.pin(object.id)
+            #expect(Bool(false), "300 pages came into 64 pages of room")
+        } catch {
+            #expect(error.code == .outOfMemory && "\(error)".contains("cgroup"), "\(error)")
+        }
+        try write("cgroup/slice/memory.max", "\(200 << 20)")
+        try engine.pin(object.id)
+        #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
     }
 
     @Test func aRangeComesBackAloneAndTheRestAhead() throws {
@@ -99,16 +131,23 @@ import Testing
     @Test func destroyingDuringARecoverLeaksNothing() throws {
         let reached = Monitor(false)
         let isArmed = Atomic(false)
+        let running = Monitor<Engine?>(nil)
         let fixture = try EngineFixture(poolPages: 4096) { configuration in
-            configuration.faults = { point, _, page in
+            configuration.faults = { point, id, page in
                 if point == .afterCopyIn, isArmed.load(ordering: .relaxed), page.rawValue == 256 {
                     reached.withLock { $0 = true }
                     reached.notifyAll()
+                    // Here until its end has begun, or the recover might be done first.
+                    let engine = running.withLock { $0 }
+                    let deadline = MonotonicTime.now().advanced(milliseconds: 30_000)
+                    while MonotonicTime.now() < deadline, (try? engine?.object(id)) != nil { sched_yield() }
                 }
                 return nil
             }
         }
         let engine = fixture.engine
+        running.withLock { $0 = engine }
+        defer { running.withLock { $0 = nil } }
         let object = try fixture.makeObject(pages: 3000, zeroEvery: 0)
         _ = engine.shrink(.all)
         isArmed.store(true, ordering: .relaxed)

@@ -270,7 +270,7 @@ private func lines(of journal: PressureJournal, until isEnough: ([PressureDecisi
     @Test func othersHearOfPressureByTheSameContract() throws {
         let machine = try FakeMachine(availableMebibytes: 900)
         let path = machine.scratch.file("relay")
-        let listener = try UnixSocket.listen(path, nonBlocking: true)
+        let listener = try UnixSocket.listen(path)
         let ours = FakePools(100 << 20)
         let giver = try PressureMonitor(PressureSettings(), machine.places, target: ours, relay: listener)
         defer { giver.stop() }

@@ -30,7 +30,7 @@ private struct Sample {
         let pool = PoolAddress(name: "a", ownerUid: 1)
         var anyPool = pool
         anyPool.poolId = 1
-        var create = CreateObjectParameters(pool: anyPool, objectName: "o", sizeBytes: 1, priority: 2)
+        var create = CreateObjectParameters(pool: anyPool, objectName: "o", sizeBytes: 1, priority: 2, purgeable: true, leased: true)
         create.poolId = 1
         var list = ListObjectsParameters(pool: anyPool, afterObjectId: 1)
         list.poolId = 1
@@ -45,10 +45,18 @@ private struct Sample {
             try Sample(ResumeSessionParameters(sessionToken: "a"), ResumeSessionParameters.parameterNames),
             try Sample(ListPinsParameters(afterObjectId: 1), ListPinsParameters.parameterNames),
             try Sample(anyPool, PoolAddress.parameterNames),
-            try Sample(CreatePoolParameters(poolName: "a", sizeBytes: 1), CreatePoolParameters.parameterNames),
+            try Sample(
+                CreatePoolParameters(poolName: "a", sizeBytes: 1, objectLimit: 1, backedUpLimitBytes: 1),
+                CreatePoolParameters.parameterNames),
+            try Sample(
+                WaitForRevocationParameters(gateClientId: 1, acknowledgedRevocationId: 1), WaitForRevocationParameters.parameterNames),
+            try Sample(GateClientAddress(gateClientId: 1), GateClientAddress.parameterNames),
+            try Sample(ListUsersParameters(afterUid: 1), ListUsersParameters.parameterNames),
             try Sample(ListPoolsParameters(afterPoolId: 1), ListPoolsParameters.parameterNames),
             try Sample(create, CreateObjectParameters.parameterNames),
             try Sample(ObjectAddress(objectId: 1), ObjectAddress.parameterNames),
+            try Sample(SetPurgeableParameters(objectId: 1, purgeable: true), SetPurgeableParameters.parameterNames),
+            try Sample(SetLeaseParameters(objectId: 1, leased: true), SetLeaseParameters.parameterNames),
             try Sample(list, ListObjectsParameters.parameterNames),
             try Sample(shrink, ShrinkParameters.parameterNames),
             try Sample(recover, RecoverParameters.parameterNames),
@@ -60,6 +68,18 @@ private struct Sample {
             #expect(sample.encoded == Set(sample.names), "\(sample.name)")
             #expect(sample.names.count == Set(sample.names).count, "\(sample.name)")
             #expect(sample.decodesAgain, "\(sample.name)")
+        }
+    }
+
+    /// A lost reply to Pin is replaced by the object's description: content that was ever given up counts as given up.
+    @Test func aPinWhoseReplyWasLostIsReadFromTheObject() throws {
+        let pages = WirePageCounts(resident: 1, zero: 1, backedUp: 1, empty: 1)
+        for generation in [0, 3] {
+            let object = WireObject(
+                objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1,
+                priority: 1, pinCount: 1, purgeGeneration: generation, pages: pages)
+            let reply = try JSONDecoder().decode(PinReply.self, from: try JSONEncoder().encode(ObjectReply(bufferObject: object)))
+            #expect(reply == PinReply(bufferObject: object, retained: generation == 0, purgeGeneration: generation))
         }
     }
 
@@ -79,11 +99,16 @@ private struct Sample {
         let text = ShrinkInterface.text
         let members = [
             Methods.status.member, Methods.openSession.member, Methods.resumeSession.member, Methods.listPins.member,
-            Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member, Methods.listPools.member,
+            Methods.listUsers.member, Methods.createPool.member, Methods.openPool.member, Methods.destroyPool.member,
+            Methods.listPools.member,
             Methods.createObject.member, Methods.destroyObject.member, Methods.listObjects.member, Methods.getObject.member,
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
-            Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
+            Methods.listenForRevocations.member, Methods.waitForRevocation.member, Methods.getLeases.member, Methods.setPurgeable.member,
+            Methods.setLease.member,
+            Methods.mapGates.member, Methods.attachGate.member,
+            Methods.detachGate.member, Methods.pinGate.member, Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member,
+            Methods.clearFaults.member,
             Methods.registerMapping.member, Methods.unregisterMapping.member, Methods.openUserfaultDevice.member,
             Methods.getPressure.member, Methods.watchPressure.member, Methods.tellPressure.member,
         ]
@@ -101,7 +126,9 @@ private struct Sample {
     private func fields() throws -> Set<String> {
         let pages = WirePageCounts(resident: 1, zero: 1, backedUp: 1, empty: 1)
         let pool = WirePool(
-            poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, freeBytes: 1, allocatedBytes: 1, objectCount: 1, pages: pages)
+            poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, freeBytes: 1, allocatedBytes: 1, objectCount: 1, objectLimit: 1,
+            backedUpLimitBytes: 1,
+            pages: pages)
         let object = WireObject(
             objectId: 1, objectName: "o", poolId: 1, poolName: "a", ownerUid: 1, sizeBytes: 1, roundedBytes: 1, offsetBytes: 1, priority: 1,
             pinCount: 1, pages: pages)
@@ -109,7 +136,7 @@ private struct Sample {
         backup.silentMilliseconds = 1
         let failure = WireFailure(errorName: "a", message: "b")
         var shrink = ShrinkReply()
-        (shrink.goalBytes, shrink.failure) = (1, failure)
+        (shrink.goalBytes, shrink.kernelFreedBytes, shrink.failure) = (1, 1, failure)
         var recover = RecoverReply()
         recover.failure = failure
         var all: Set<String> = []
@@ -134,6 +161,17 @@ private struct Sample {
         try add(ListPoolsReply(pools: [pool], nextAfterPoolId: 1))
         try add(ObjectReply(bufferObject: object))
         try add(ListObjectsReply(bufferObjects: [object], nextAfterObjectId: 1))
+        try add(PinReply(bufferObject: object, retained: true, purgeGeneration: 1))
+        try add(RevocationReply(objectId: 1, revocationId: 1, deadlineMilliseconds: 1))
+        try add(LeasesReply(leasedObjects: 1, revocations: 1, answered: 1, unanswered: 1))
+        try add(RetainedReply(retained: true))
+        try add(MapGatesReply(gatesFileDescriptor: 0, gateCount: 1, gateClientId: 1))
+        try add(AttachGateReply(bufferObject: object, gateIndex: 1, gateGeneration: 1, purgeGeneration: 1))
+        let user = WireUserUsage(
+            uid: 1, pools: 1, poolLimit: 1, objects: 1, objectLimit: 1, poolBytes: 1, poolBytesLimit: 1, residentBytes: 1, backedUpBytes: 1,
+            backedUpLimitBytes: 1)
+        try add(user)
+        try add(ListUsersReply(users: [user], nextAfterUid: 1))
         try add(shrink)
         try add(recover)
         try add(ReadObjectReply(contentFileDescriptor: 0, lengthBytes: 1))

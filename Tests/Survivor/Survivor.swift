@@ -92,12 +92,19 @@ struct Survivor {
     private mutating func make() throws {
         guard items.count < Self.objectLimit else { return }
         let pages = [1, 17, 256, 700, 1500].randomElement(using: &generator)!
-        let object = try client.call(
-            Methods.createObject,
-            CreateObjectParameters(
-                pool: PoolAddress(id: memory.pool.poolId), objectName: "o\(steps)", sizeBytes: pages * basePageSize,
-                priority: Int.random(in: 0...3, using: &generator))
-        ).bufferObject
+        let object: WireObject
+        do throws(ShrinkdError) {
+            object = try client.call(
+                Methods.createObject,
+                CreateObjectParameters(
+                    pool: PoolAddress(id: memory.pool.poolId), objectName: "o\(steps)", sizeBytes: pages * basePageSize,
+                    priority: Int.random(in: 0...3, using: &generator))
+            ).bufferObject
+        } catch {
+            // Free ranges lie apart: another one some other time.
+            if error.code == .outOfSpace { return }
+            throw error
+        }
         items.append(Item(object: object, versions: [UInt64](repeating: 0, count: pages), pins: 1))
         let index = items.count - 1
         let bytes = try bytes(index)

@@ -46,6 +46,9 @@ import Testing
             systemctl reload shrinkd
             journalctl -f -n all -u shrinkd -o cat | grep -m 1 -o "b.conf:1: there is no key 'no-such-key'"
             systemctl is-active shrinkd
+            # Entries have fields.
+            until journalctl -u shrinkd SHRINKD_KEY=low-watermark PRIORITY=5 -o cat | grep -q 'counts from now on'; do sleep 0.2; done
+            echo found-by-field
             systemctl stop shrinkd backupfs
             grep -c /run/shrinkd/backup /proc/self/mountinfo || echo nothing-mounted
             systemctl show -p Result backupfs shrinkd
@@ -55,8 +58,37 @@ import Testing
         #expect(!run.said.contains("swift-is-there"))
         for line in [
             "active\nactive\nactive\nactive\n", "backupfs runs-as shrinkd\n", "shrinkd runs-as shrinkd\n", "pages-seen-outside 977\n",
-            "content-is-whole\n", "changed=1", "b.conf:1: there is no key 'no-such-key'\nactive\n", "nothing-mounted\n",
+            "content-is-whole\n", "changed=1", "found-by-field\n", "b.conf:1: there is no key 'no-such-key'\nactive\n", "nothing-mounted\n",
             "Result=success\n\nResult=success\n",
+        ] {
+            #expect(run.said.contains(line), "\(line) is missing in: \(run.said)")
+        }
+    }
+
+    /// The sockets are enough: the first client, and the first service that wants to hear of pressure, start the daemon.
+    @Test func aClientStartsTheDaemonAndTheDevicesAreTheGroups() throws {
+        let stage = try InstalledStage.ofThisBuild()
+        let script = """
+            mknod -m 600 /dev/userfaultfd c 10 257
+            systemd-tmpfiles --create shrinkd.conf
+            stat -c 'userfaultfd %a %U:%G' /dev/userfaultfd
+            systemctl start shrinkd.socket shrinkd-pressure.socket
+            stat -c 'control %a' /run/shrinkd/io.shrinkd
+            systemctl is-active shrinkd || :
+            setpriv --reuid=65534 --regid=65534 --clear-groups shrinkctl status | grep '^shrinkd '
+            systemctl is-active shrinkd
+            # Whoever is told to watch this socket connects to it; `tell` counts who has.
+            coproc listener { perl -MIO::Socket::UNIX -e \
+                '$s = IO::Socket::UNIX->new(Peer => "/run/shrinkd/pressure") or die; sysread($s, $b, 1); print "heard\\n"; STDOUT->flush(); sleep 60'; }
+            until shrinkctl tell | grep -q '^[1-9]'; do sleep 0.1; done
+            read -r -t 30 word <&${listener[0]}; echo "a service $word"
+            systemctl stop shrinkd.socket shrinkd-pressure.socket shrinkd backupfs
+            """
+        guard let run = try stage.boot(script, lacking: "socket activation is not tested") else { return }
+        #expect(run.ending == .exited(0), "\(run.said)")
+        for line in [
+            "userfaultfd 660 root:shrinkd\n", "control 666\n", "inactive\n", "shrinkd 0.1.0: 0 pools, 0 objects\nactive\n",
+            "a service heard\n",
         ] {
             #expect(run.said.contains(line), "\(line) is missing in: \(run.said)")
         }

@@ -2,7 +2,7 @@ import Glibc
 import ShrinkLinux
 import SystemPackage
 
-func environmentValue(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
+public func environmentValue(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
 
 /// What this machine lacks, told in the closing lines of the run instead of skipping in silence.
 ///

@@ -4,8 +4,7 @@ import SystemPackage
 /// Copies of indexes beside the segments of the next tier, for when the first tier is memory and is lost with the machine.
 ///
 /// Written when an object is synced and when the cleaner moved its pages below, whole or not at all. A first tier that is found empty
-/// starts from them: what was synced is there again, what was not is gone with the memory that held it. Ids that were used above the
-/// highest object of a copy are not known any more.
+/// starts from them: what was synced is there again, what was not is gone with the memory that held it. Its ids are not (`IDsBelow`).
 enum IndexCopies {
     static let directoryName = "objects"
 
@@ -44,8 +43,14 @@ enum IndexCopies {
             offset = 0
             buffer.base.initializeMemory(as: UInt8.self, repeating: 0, count: basePageSize)
         }
+        // Damaged entries never replace a copy that is whole.
+        guard !object.index.pointee.isLost else { throw .ioError }
+        // As long as the index, so that one that was cut short is known by its length.
+        try Files.truncate(file.number, to: ObjectIndex.fileBytes(forPages: capacity))
         try Files.sync(file.number)
+        KillPoint.indexCopied.pass()
         try Files.rename(name + ".new", to: name, at: directory.number)
+        KillPoint.indexCopyRenamed.pass()
         try Files.sync(directory.number)
     }
 
@@ -78,6 +83,7 @@ enum IndexCopies {
                 }
                 position += max(got, 1)
             }
+            try Files.truncate(target.number, to: try Files.status(source.number).sizeBytes)
             count += 1
         }
         return count

@@ -11,7 +11,9 @@ struct ObjectIndex: ~Copyable {
     private static let headerEntries = ObjectHeader.totalBytes / IndexEntry.byteCount
 
     let file: OwnedDescriptor
-    private var memory: MappedMemory
+    /// Where the file was cut short, bytes that are damaged entries.
+    private var memory: GuardedMapping
+    private static let lostByte: UInt8 = 0xff
     private var allocated: UnsafeMutablePointer<UInt32>
 
     /// Pages of the object that have a place in the mapping.
@@ -35,7 +37,7 @@ struct ObjectIndex: ~Copyable {
             position = min(bytes, try Files.nextHole(file.number, from: data) ?? bytes)
             extents.append(data / basePageSize..<(position + basePageSize - 1) / basePageSize)
         }
-        memory = try MappedMemory(sharing: file.number, count: bytes)
+        memory = try GuardedMapping(sharing: file.number, count: bytes, lostBytes: Self.lostByte)
         allocated = Self.bitmap(forBytes: bytes)
         self.file = file
         for extent in extents {
@@ -57,15 +59,41 @@ struct ObjectIndex: ~Copyable {
     }
     private func setBit(_ filePage: Int) { AtomicMemory.setBits(allocated + filePage >> 5, 1 << UInt32(filePage & 31)) }
 
+    /// Some of it is not what is in the file: nothing may be promised about it any more. Only known of pages that were touched.
+    var isLost: Bool { memory.isLost }
+
+    /// The file is shorter than what is mapped of it. Of the page in which it ends the kernel makes the rest zeros, which look like holes.
+    func isCutShort() throws(Errno) -> Bool {
+        if isLost { return true }
+        return try Files.status(file.number).sizeBytes < memory.count
+    }
+
+    /// More than this is not made of damaged entries: the object is refused whole.
+    private static let mendedBytes = 16 << 20
+
+    /// A file that ends before the object does was cut short while nobody served it: what was there is unknown, so its entries read as damaged ones
+    /// and not as holes. False if that is too much.
+    mutating func mendEnd(toPages pages: Int) throws(Errno) -> Bool {
+        let old = memory.count
+        guard Self.fileBytes(forPages: pages) - old <= Self.mendedBytes else { return false }
+        let first = capacity
+        try grow(toPages: pages)
+        try allocate(first, capacity - first)
+        (memory.base + old).initializeMemory(as: UInt8.self, repeating: Self.lostByte, count: memory.count - old)
+        return !isLost
+    }
+
     var header: UnsafeMutableRawPointer { memory.base }
 
     /// Makes room for more pages. The caller alone uses the index.
     mutating func grow(toPages pages: Int) throws(Errno) {
+        // Longer again, a file that was cut short would have holes where there were entries.
+        guard try !isCutShort() else { throw .ioError }
         // Twice what there is, so that an object growing write by write is mapped a few times only.
         let wanted = max(pages, min(capacity * 2, Int(StoredPageIndex.limit)))
         let bytes = Self.fileBytes(forPages: wanted)
         try Files.truncate(file.number, to: bytes)
-        let larger = try MappedMemory(sharing: file.number, count: bytes)
+        let larger = try GuardedMapping(sharing: file.number, count: bytes, lostBytes: Self.lostByte)
         let bitmap = Self.bitmap(forBytes: bytes)
         bitmap.update(from: allocated, count: (memory.count / basePageSize + 31) / 32)
         allocated.deallocate()

@@ -6,10 +6,12 @@ import SystemPackage
 /// Lines of 64 bytes: 448 bits, then their CRC-32C. A line whose sum is wrong counts as used whole.
 struct UsedIDs: ~Copyable {
     static let fileName = "ids"
-    private static let lineBytes = 64
+    static let lineBytes = 64
     private static let idsPerLine = 448
 
     private let file: OwnedDescriptor
+    /// Where the first tier is memory: ids used and about to be used, by whole lines, on the last tier.
+    private var below: IDsBelow?
     private(set) var highest: UInt32
     let damagedLines: Int
 
@@ -17,6 +19,49 @@ struct UsedIDs: ~Copyable {
         let file = try Files.open(Self.fileName, [.readWrite, .create, .noFollow], at: directory)
         (highest, damagedLines) = try Self.scan(file.number)
         self.file = file
+    }
+
+    /// From now on every line is marked below before an id of it is given. What a lost first tier had is taken over.
+    mutating func keep(_ lines: consuming IDsBelow, firstIsLost: Bool) throws(Errno) {
+        if firstIsLost {
+            for line in try Self.lines(of: lines.file.number) {
+                if let error = Self.writeFull(line, to: file.number) { throw error }
+            }
+            highest = try Self.scan(file.number).highest
+            below = consume lines
+        } else {
+            // A store that had no tier below before.
+            var lines = consume lines
+            for line in try Self.lines(of: file.number) { lines.mark(line) }
+            below = consume lines
+        }
+    }
+
+    /// The numbers of the lines that are not empty.
+    static func lines(of file: CInt) throws(Errno) -> [Int] {
+        var lines: [Int] = []
+        let buffer = try MappedMemory(anonymous: 1 << 20, populated: false)
+        var position = 0
+        while let data = try Files.nextData(file, from: position) {
+            position = data / lineBytes * lineBytes
+            let got = try Files.read(file, into: buffer.bytes, at: position)
+            for offset in stride(from: 0, to: got - lineBytes + 1, by: lineBytes) where !isZero(buffer.base + offset, lineBytes) {
+                lines.append((position + offset) / lineBytes)
+            }
+            if got < lineBytes { break }
+            position += got / lineBytes * lineBytes
+        }
+        return lines
+    }
+
+    /// Marks all ids of a line.
+    static func writeFull(_ line: Int, to file: CInt) -> Errno? {
+        withUnsafeTemporaryAllocation(byteCount: lineBytes, alignment: 8) { bytes in
+            bytes.initializeMemory(as: UInt8.self, repeating: 0xff)
+            bytes.storeBytes(of: 0, toByteOffset: 56, as: UInt64.self)
+            bytes.storeBytes(of: Checksum.bytes(bytes.baseAddress!, 56), toByteOffset: 56, as: UInt32.self)
+            return Files.write(file, UnsafeRawBufferPointer(bytes), at: line * lineBytes).error
+        }
     }
 
     private static func scan(_ file: CInt) throws(Errno) -> (highest: UInt32, damagedLines: Int) {
@@ -35,7 +80,7 @@ struct UsedIDs: ~Copyable {
                     continue
                 }
                 for bit in stride(from: Self.idsPerLine - 1, through: 0, by: -1) where Self.isSet(line, bit) {
-                    highest = max(highest, UInt32(truncatingIfNeeded: (position + offset) / Self.lineBytes * Self.idsPerLine + bit))
+                    highest = max(highest, UInt32(clamping: (position + offset) / Self.lineBytes * Self.idsPerLine + bit))
                     break
                 }
             }
@@ -79,6 +124,7 @@ struct UsedIDs: ~Copyable {
             return true
         }
         guard isNew else { return false }
+        below?.mark(Int(id) / Self.idsPerLine)
         let written = bytes.withUnsafeBytes { Files.write(file.number, $0, at: offset) }
         if let error = written.error { throw error }
         highest = max(highest, id)

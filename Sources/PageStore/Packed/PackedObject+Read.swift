@@ -17,6 +17,8 @@ extension PackedObject {
     private func read(_ context: WorkerContext, _ base: UnsafeMutableRawPointer, from offset: Int, to end: Int) throws(Errno) {
         // Numbers of segments mean something within one call only.
         context.forgetRead()
+        // Looked at before zeros are handed out for holes (`isCutShort`).
+        context.sawHole = false
         var position = offset
         while position < end {
             let page = position / basePageSize
@@ -29,6 +31,11 @@ extension PackedObject {
                 (base + (position - offset)).copyMemory(from: context.page + from, byteCount: count)
                 position += count
             }
+        }
+        if context.sawHole, try index.pointee.isCutShort() {
+            core.counters.damagedEntries.add(1, ordering: .relaxed)
+            core.damage.note(object: id.rawValue, page: offset / basePageSize, tier: nil, "its index was cut short")
+            throw .ioError
         }
     }
 
@@ -50,6 +57,7 @@ extension PackedObject {
                 let next = index.pointee.run(from: first, limit: min(first + limit, index.pointee.capacity))?.lowerBound ?? first + limit
                 let count = max(1, min(limit, next - first))
                 target.initializeMemory(as: UInt8.self, repeating: 0, count: count * basePageSize)
+                context.sawHole = true
                 return count
             }
             let done = try readRun(context, target, index.pointee.entry(first), page: first, limit: limit)
@@ -64,6 +72,7 @@ extension PackedObject {
     ) throws(Errno) -> Int {
         switch entry.kind(object: id.rawValue, page: page) {
         case .absent:
+            context.sawHole = true
             target.initializeMemory(as: UInt8.self, repeating: 0, count: basePageSize)
             return 1
         case .fill:

@@ -73,6 +73,7 @@ extension PackedObject {
 
     /// Puts the index where it survives a power cut, or a copy of it if its own tier is memory. The caller holds the lock, shared.
     func syncIndex() throws(Errno) {
+        try requireIndex()
         if core.tiers[0].inMemory {
             guard let last = core.tiers.last, last.number > 0 else { return }
             do throws(Errno) { try IndexCopies.write(self, to: last) } catch {

@@ -47,6 +47,7 @@ extension PackedObject {
                 extend(to: offset + written)
                 noteModified(.now())
             }
+            try requireIndex()
             // Where the index is memory, `sync` copies it; a run's bytes being below is what a durable write promises.
             if durability == .durable, failure == nil, !core.tiers[0].inMemory { try syncIndex() }
             return (written, failure)
@@ -184,6 +185,7 @@ extension PackedObject {
                 }
             }
             if first < last { removeEntries(first..<min(last, index.pointee.capacity)) }
+            try requireIndex()
         }
         // A large range may have left file pages of the index without an entry.
         if length >= 64 << 20 {

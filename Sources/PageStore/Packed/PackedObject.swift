@@ -165,8 +165,17 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
                 try index.pointee.free(from: pages, to: index.pointee.capacity)
                 KillPoint.indexPunched.pass()
             }
+            try requireIndex()
         }
         noteModified(.now())
+    }
+
+    /// EIO if the index is not what is in its file: what was just stored in it may be nowhere. The caller holds the lock.
+    func requireIndex() throws(Errno) {
+        guard index.pointee.isLost else { return }
+        core.counters.damagedEntries.add(1, ordering: .relaxed)
+        core.damage.note(object: id.rawValue, page: 0, tier: nil, "its index was cut short or can't be read, the object takes no changes")
+        throw .ioError
     }
 
     // MARK: Entries
@@ -188,6 +197,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             KillPoint.entryRemoved.pass()
             changes.remove(old, self, page)
         }
+        changes.dead.settle(core)
         KillPoint.entriesRemoved.pass()
         apply(changes)
         // Not every caller has a worker's context, whose return would do it.
@@ -204,6 +214,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             changes.add(pending[i].entry)
             changes.remove(old, self, pending[i].page)
         }
+        changes.dead.settle(core)
         apply(changes)
     }
 
@@ -214,6 +225,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var changes = Changes()
         changes.add(entry)
         changes.remove(expected, self, page)
+        changes.dead.settle(core)
         apply(changes)
         return true
     }
@@ -223,6 +235,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
         var pages = 0
         var bytes = 0
         var fills = 0
+        var dead = DeadPages()
 
         @inline(__always) mutating func add(_ entry: IndexEntry) {
             if entry.isAbsent { return }
@@ -239,8 +252,30 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             case .fill: fills -= 1
             case .block:
                 bytes -= old.share
-                object.core.forget(old)
+                dead.add(old, object.core)
             }
+        }
+    }
+
+    /// Pages of one segment that died one after the other: told to the table at once, for neighbours in an object mostly are in a segment.
+    private struct DeadPages {
+        private var segment = -1
+        private var pages = 0
+        private var bytes = 0
+
+        @inline(__always) mutating func add(_ old: IndexEntry, _ core: StoreCore) {
+            let segment = core.geometry.segment(of: old.location)
+            if segment != self.segment {
+                settle(core)
+                self.segment = segment
+            }
+            pages += 1
+            bytes += old.share
+        }
+
+        @inline(__always) mutating func settle(_ core: StoreCore) {
+            if pages > 0 { core.table.drop(segment, pages: pages, bytes: bytes) }
+            (segment, pages, bytes) = (-1, 0, 0)
         }
     }
 

@@ -5,8 +5,8 @@ public import SystemPackage
 /// Objects whose pages are compressed blocks in log-structured segments, in one directory or in a list of them, fastest first.
 ///
 /// Caveats. One process has a store open (the signature files are locked). The directories belong to the store: changing files in
-/// them is found out by checksums, not prevented; cutting an index file short while it is open ends the process, as any mapping
-/// does. What a disk tier holds outlives a power cut if `sync` or a durable write returned; the rest is found damaged or old then.
+/// them is found out by checksums, not prevented; of an index file that is cut short the touched pages read as errors, and the object takes
+/// no more changes. What a disk tier holds outlives a power cut if `sync` or a durable write returned; the rest is found damaged or old then.
 public final class PackedStore: ObjectStore, @unchecked Sendable {
     // Sendable: the table of objects has its lock.
 
@@ -82,10 +82,16 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
 
     private func map(_ id: StoredObjectID) throws(Errno) -> PackedObject {
         let file = try Files.open(id.description, [.readWrite, .noFollow], at: objectsDirectory.number)
-        let index = try ObjectIndex(file, pages: 0)
-        let header =
-            ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity)
-            ?? ObjectHeader.guessed(from: index, object: id.rawValue)
+        var index = try ObjectIndex(file, pages: 0)
+        let known = ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity)
+        let header = known ?? ObjectHeader.guessed(from: index, object: id.rawValue)
+        let pages = (header.sizeBytes + basePageSize - 1) / basePageSize
+        let isWhole = known != nil || pages > 0
+        if !isWhole || pages > index.capacity {
+            core.counters.damagedEntries.add(1, ordering: .relaxed)
+            core.damage.note(object: id.rawValue, page: isWhole ? index.capacity : 0, tier: nil, "its index was cut short")
+            guard isWhole, try index.mendEnd(toPages: pages) else { throw .ioError }
+        }
         return PackedObject(id, core, index, header)
     }
 

@@ -141,6 +141,13 @@ public final class PackedStoreCheck {
             }
             position += max(got & ~(basePageSize - 1), basePageSize)
         }
+        if limit != .max, try Files.status(file.number).sizeBytes < ObjectIndex.fileBytes(forPages: limit) {
+            note(
+                Finding(
+                    object: id.rawValue,
+                    text: "its index was cut short: pages beyond it read as errors; put the file back or remove the object",
+                    remedy: .none))
+        }
     }
 
     private func lookAtPage(_ object: UInt32, _ page: Int, _ entry: IndexEntry) {

@@ -45,7 +45,10 @@ final class RunReserve: Sendable {
             open.allocated = start + bytes
         } catch {
             // Room ahead is good to have; without room for this write the write itself says so.
-            guard missing == 0 || error == .notSupported else { throw error }
+            guard missing > 0, error != .notSupported else { return }
+            guard bytes > missing else { throw error }
+            try Files.allocate(fd, mode: Files.keepSize, at: start, length: missing)
+            open.allocated = start + missing
         }
     }
 

@@ -38,14 +38,19 @@ final class SegmentCleaner: Sendable {
             guard slot.state == .sealed, !slot.isDamaged else { continue }
             let used = slot.usedBytes - SegmentTable.headerBytes
             let dead = used - slot.liveBytes
-            // A small remainder isn't worth a copy of everything around it.
-            guard dead >= 4096, dead * 100 > used * deadSharePercent else { continue }
+            guard isWorth(used: used, dead: dead, deadSharePercent) else { continue }
             if dead * (best.map { core.table.slot($0.number).usedBytes } ?? 1) > (best?.dead ?? 0) * slot.usedBytes {
                 best = (number, dead)
             }
         }
         return best?.number
     }
+
+    /// A full store takes what it can get.
+    private static let urgentPercent = 2
+
+    /// A small remainder isn't worth a copy of everything around it.
+    private func isWorth(used: Int, dead: Int, _ percent: Int) -> Bool { dead >= 4096 && dead * 100 > used * percent }
 
     /// Compacts the segment with most to gain; false if there is none, or nothing came of it. Urgent: for a full tier, and as many as
     /// it takes until the reserve is there again.
@@ -54,18 +59,42 @@ final class SegmentCleaner: Sendable {
             var any = false
             // A compacted segment may free a page less than the reserve takes: then the next one's dead bytes are needed too.
             for _ in 0..<16 {
-                guard cleanOneLocked(urgent: urgent) else { return any }
+                guard cleanOneLocked(urgent: urgent) else {
+                    // Then what other writers have allocated ahead.
+                    return urgent && trimOpen() || any
+                }
                 any = true
-                let isReady = core.reserves.allSatisfy { $0.tier.number > 0 || (try? $0.restore()) != nil }
-                if isReady || !urgent { return true }
+                if !urgent || reserveIsBack() { return true }
+                trimOpen()
+                if reserveIsBack() { return true }
             }
             return any
         }
     }
 
+    private func reserveIsBack() -> Bool { core.reserves.allSatisfy { $0.tier.number > 0 || (try? $0.restore()) != nil } }
+
+    /// Gives back what open segments hold behind their ends: a writer's room ahead (`RunReserve`), and the rest of one that was made of the reserve,
+    /// without which there may be no room for the next. True if somebody had room ahead.
+    @discardableResult
+    private func trimOpen() -> Bool {
+        var any = false
+        for slot in 0..<WorkerPool.size {
+            core.pool.withContext(of: slot) { context in
+                for tier in core.tiers.indices where context.open[tier].number >= 0 {
+                    guard let fd = try? core.table.descriptor(context.open[tier].number) else { continue }
+                    let open = context.open[tier]
+                    guard (try? Files.truncate(fd, to: open.position)) != nil else { continue }
+                    if open.allocated > open.position { any = true }
+                    context.open[tier].allocated = open.position
+                }
+            }
+        }
+        return any
+    }
+
     private func cleanOneLocked(urgent: Bool) -> Bool {
-        // A full store takes what it can get.
-        guard let number = victim(deadSharePercent: urgent ? 2 : core.options.deadSharePercent) else {
+        guard let number = victim(deadSharePercent: urgent ? Self.urgentPercent : core.options.deadSharePercent) else {
             return urgent && sealSpare()
         }
         guard core.table.slot(number).change(.sealed, to: .busy) else { return true }
@@ -84,7 +113,7 @@ final class SegmentCleaner: Sendable {
         return finished
     }
 
-    /// Seals open segments that hold mostly dead bytes, so that they can be compacted. True if there was one.
+    /// Seals open segments with dead bytes, so that they can be compacted: in a full tier nothing more fits behind their ends. True if there was one.
     private func sealSpare() -> Bool {
         var any = false
         for slot in 0..<WorkerPool.size {
@@ -92,7 +121,7 @@ final class SegmentCleaner: Sendable {
                 for tier in core.tiers.indices where context.open[tier].number >= 0 {
                     let segment = core.table.slot(context.open[tier].number)
                     let used = segment.usedBytes - SegmentTable.headerBytes
-                    guard used > 4096, segment.liveBytes * 2 < used else { continue }
+                    guard isWorth(used: used, dead: used - segment.liveBytes, Self.urgentPercent) else { continue }
                     core.sealOpen(context, tier)
                     any = true
                 }

@@ -40,6 +40,9 @@ final class StoreOpening {
             if let damaged = used?.damagedLines, damaged > 0 {
                 options.report("\(tier0.path)/ids: \(damaged) damaged lines; the ids they tell of are not used again")
             }
+            if tier0.inMemory, let last = tiers.tiers.last, last.number > 0 {
+                try used?.keep(try IDsBelow(on: last), firstIsLost: tiers.firstIsLost)
+            }
             if tiers.firstIsLost, let last = tiers.tiers.last {
                 let count = try IndexCopies.restore(from: last, to: objects.number)
                 options.report(
@@ -164,8 +167,11 @@ final class StoreOpening {
             }
             position += max(got & ~(basePageSize - 1), basePageSize)
         }
-        // A file without a header is what a create left that was never answered.
-        if limit == Int.max, pages == 0 {
+        // A file without a header is what a create left that was never answered: one that was has its id marked.
+        let isEmpty = limit == Int.max && pages == 0
+        if isEmpty, try used!.contains(id.rawValue) {
+            core.options.report("object \(id): its index is empty; put the file back or remove the object")
+        } else if isEmpty {
             try Files.remove(id.description, at: objectsDirectory.number)
             return false
         }

@@ -53,6 +53,8 @@ final class WorkerContext: @unchecked Sendable {
     /// The location of the block that `block` holds decompressed, valid within one read only.
     var decodedLocation = WorkerContext.nothingDecoded
     static let nothingDecoded = UInt64.max
+    /// The read under way made zeros of pages without an entry.
+    var sawHole = false
 
     /// Locations mean something within one call only.
     @inline(__always) func forgetRead() {

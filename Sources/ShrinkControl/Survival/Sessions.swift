@@ -218,6 +218,13 @@ final class Sessions: Sendable {
         }
     }
 
+    /// All pins of an object, which the connection's gate answers for from now on.
+    func takePins(_ object: ObjectID, _ connection: UInt64) {
+        state.withLock { state in
+            if let hold = state.attached[connection]?.pins.removeValue(forKey: object) { release(hold.place, &state) }
+        }
+    }
+
     /// The object is gone, and with it every pin.
     func forget(_ object: ObjectID) {
         state.withLock { state in

@@ -91,8 +91,8 @@ final class FaultServer: Sendable {
     func start(_ engine: Engine) throws(EngineError) {
         try threads.withLock { threads throws(EngineError) in
             guard threads.isEmpty else { return }
-            let own = try Staging()
-            let others = try (0..<Self.aheadThreads).map { _ throws(EngineError) in try Staging() }
+            var others = try Staging.make(1 + Self.aheadThreads)
+            let own = others.removeLast()
             do throws(Errno) {
                 threads.append(try DedicatedThread("shrink-fault") { [self, weak engine] in serve(own) { engine } })
                 for staging in others {
