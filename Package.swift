@@ -82,8 +82,7 @@ let package = Package(
             "shrinkbench",
             [
                 "CTouchFloor", "ShrinkClient", "ShrinkControl", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "Varlink", arguments,
-                logging,
-                system,
+                logging, system,
             ]),
         program("shrinkctl", ["ServiceSupport", "ShrinkClient", "ShrinkLinux", "ShrinkProtocol", system, arguments]),
 

@@ -18,10 +18,10 @@ public final class ControlService: VarlinkInterface {
     let version: String
     let sessions: Sessions
     let survival: Survival
-    let gates: GateHolders
     /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
     let touchFeatures = Engine.touchSupport()
     let mappings = ConnectionMappings()
+    let gates: GateHolders
     let workers: BlockingWorkers
     let watch: BackupWatch
     /// Nil where nobody looks for pressure.

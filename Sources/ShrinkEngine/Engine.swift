@@ -49,8 +49,8 @@ public final class Engine: Sendable {
     let team: CopyTeam
     let room: Room
     let ahead: RecoverAhead
-    let leases = LeaseBroker()
     let faultServer: FaultServer
+    let leases = LeaseBroker()
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.

@@ -49,7 +49,8 @@ extension Engine {
             let object = objects[index]
             let table = ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount))
             let reserved = ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage), table: table, backup: backup,
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
+                table: table, backup: backup,
                 touch: pool.touch, faults: nil)
             if objects[index].content == .purged || objects[index].content == .replaced {
                 // Given up already: finished, so that nothing of it is taken for content.

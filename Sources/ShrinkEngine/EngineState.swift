@@ -89,9 +89,9 @@ struct EngineState: ~Copyable {
         let object = objects[slot]
         assert(object.life == .gone && !lru.contains(slot), "an object goes that is still listed")
         lru.setBulk(slot, nil)
+        pool.places?.remove(first: object.firstPage)
         dropGates(slot)
         leased.remove(slot)
-        pool.places?.remove(first: object.firstPage)
         objects.remove(slot)
         pool.ids.remove(object.id) { objects.slot(of: ObjectID(rawValue: $0)) != nil }
         pool.objectCount -= 1

@@ -146,7 +146,7 @@ extension ReservedObject {
             }
             throw .pages(damaged(window.lowerBound, error))
         }
-        try poolFile.placing.withLock { (_) throws(RunError) in try copyIn(window, staging, claim) }
+        try placing.withLock { (_) throws(RunError) in try copyIn(window, staging, claim) }
         do throws(EngineError) {
             try at(.afterCopyIn, window.lowerBound)
             for page in window where table.isBackedUp(page) { table.set(page, .resident) }

@@ -11,6 +11,8 @@ import SystemPackage
 struct ReservedObject {
     let id: ObjectID
     let poolFile: PoolFile
+    /// See `Pool.placing`.
+    let placing: Monitor<Void>
     let firstPage: Int
     let table: PageTable
     let backup: any Backup

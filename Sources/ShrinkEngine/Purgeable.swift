@@ -62,8 +62,8 @@ extension Engine {
             pool.zeroPages -= Int(object.zeroPages)
             state.change(slot) { object in
                 (object.backedUpPages, object.zeroPages, object.purgedPages) = (0, 0, 0)
-                object.purgeGeneration &+= 1
                 object.touched = BufferObject.Touched()
+                object.purgeGeneration &+= 1
             }
             pool.ledger.record(Int(object.record)).purgeGeneration = object.purgeGeneration &+ 1
             setContent(slot, .kept, &state)

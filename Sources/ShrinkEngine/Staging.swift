@@ -5,36 +5,37 @@ import SystemPackage
 ///
 /// Reading the pool with pread into it, instead of through a mapping, keeps holes holes.
 final class Staging: @unchecked Sendable {
+    private static let byteCount = EngineLimits.runPages * basePageSize
+
     /// What a call reads or writes; one that is stuck keeps it.
-    final class Block: Sendable {
-        static let byteCount = EngineLimits.runPages * basePageSize
+    final class Block: @unchecked Sendable {
+        // Sendable: whoever has it passes it on, and touches it no more.
         private let memory: TransferMemory
-        private let offset: Int
+        private let base: UnsafeMutableRawPointer
 
         fileprivate init(_ memory: TransferMemory, _ index: Int) {
             self.memory = memory
-            offset = index * Self.byteCount
+            base = memory.base + index * Staging.byteCount
         }
 
         @inline(__always)
         func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
             precondition(range.lowerBound >= 0 && range.upperBound <= EngineLimits.runPages)
-            return UnsafeMutableRawBufferPointer(
-                start: memory.base + offset + range.lowerBound * basePageSize, count: range.count * basePageSize)
+            return UnsafeMutableRawBufferPointer(start: base + range.lowerBound * basePageSize, count: range.count * basePageSize)
         }
     }
 
     // Sendable: one worker owns it at a time.
     private(set) var block: Block
 
-    private init(_ block: Block) { self.block = block }
+    private init(_ memory: TransferMemory, _ index: Int) { block = Block(memory, index) }
 
     /// Several, side by side: two fill a huge page.
     static func make(_ count: Int) throws(EngineError) -> [Staging] {
         guard count > 0 else { return [] }
         do throws(Errno) {
-            let memory = try TransferMemory(count: count * Block.byteCount)
-            return (0..<count).map { Staging(Block(memory, $0)) }
+            let memory = try TransferMemory(count: count * byteCount)
+            return (0..<count).map { Staging(memory, $0) }
         } catch {
             throw EngineError(.outOfMemory, "no memory for \(count) copy buffers of 1 MiB", errno: error)
         }
@@ -45,8 +46,8 @@ final class Staging: @unchecked Sendable {
 
     /// The buffer is left to a call that is stuck. Without memory for another one the program can't go on copying.
     func replace() {
-        guard let next = try? TransferMemory(count: Block.byteCount) else { fatalError("no memory for a copy buffer of 1 MiB") }
-        block = Block(next, 0)
+        guard let memory = try? TransferMemory(count: Self.byteCount) else { fatalError("no memory for a copy buffer of 1 MiB") }
+        block = Block(memory, 0)
     }
 }
 

@@ -105,8 +105,10 @@ private struct Sample {
             Methods.pin.member,
             Methods.unpin.member, Methods.shrink.member, Methods.recover.member, Methods.readObject.member,
             Methods.listenForRevocations.member, Methods.waitForRevocation.member, Methods.getLeases.member, Methods.setPurgeable.member,
-            Methods.setLease.member, Methods.mapGates.member, Methods.attachGate.member, Methods.detachGate.member, Methods.pinGate.member,
-            Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member, Methods.clearFaults.member,
+            Methods.setLease.member,
+            Methods.mapGates.member, Methods.attachGate.member,
+            Methods.detachGate.member, Methods.pinGate.member, Methods.listPages.member, Methods.setFault.member, Methods.listFaults.member,
+            Methods.clearFaults.member,
             Methods.registerMapping.member, Methods.unregisterMapping.member, Methods.openUserfaultDevice.member,
             Methods.getPressure.member, Methods.watchPressure.member, Methods.tellPressure.member,
         ]

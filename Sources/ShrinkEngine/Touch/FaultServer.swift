@@ -91,7 +91,7 @@ final class FaultServer: Sendable {
     func start(_ engine: Engine) throws(EngineError) {
         try threads.withLock { threads throws(EngineError) in
             guard threads.isEmpty else { return }
-            var others = try Staging.make(Self.aheadThreads + 1)
+            var others = try Staging.make(1 + Self.aheadThreads)
             let own = others.removeLast()
             do throws(Errno) {
                 threads.append(try DedicatedThread("shrink-fault") { [self, weak engine] in serve(own) { engine } })
