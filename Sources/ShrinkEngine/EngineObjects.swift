@@ -213,7 +213,7 @@ extension Engine {
             let object = state.objects[slot]
             let pool = state.pool(of: slot)
             return ReservedObject(
-                id: ObjectID(rawValue: object.id), poolFile: pool.file, firstPage: Int(object.firstPage),
+                id: ObjectID(rawValue: object.id), poolFile: pool.file, placing: pool.placing, firstPage: Int(object.firstPage),
                 table: pool.ledger.table(firstPage: Int(object.firstPage), count: Int(object.pageCount)), backup: pool.backup,
                 touch: pool.touch, faults: configuration.faults)
         }

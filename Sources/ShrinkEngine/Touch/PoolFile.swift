@@ -10,9 +10,6 @@ import SystemPackage
 final class PoolFile: Sendable {
     private let descriptor: SharedDescriptor
     private let porter: Porter?
-    /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
-    /// lock, and keep a core from whoever reads the next run for them.
-    let placing = Monitor<Void>(())
 
     /// `isGuarded`: clients of the pool are not trusted.
     init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool) {
