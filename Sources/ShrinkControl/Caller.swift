@@ -47,9 +47,10 @@ extension Engine {
     }
 
     /// The object of that id, if the caller sees it.
-    func object(_ number: Int, for caller: Caller) throws(ControlError) -> ObjectInfo {
+    /// Without the pages by state, unless they are asked for: counting them takes longer than most calls.
+    func object(_ number: Int, for caller: Caller, countingPages: Bool = false) throws(ControlError) -> ObjectInfo {
         guard let id = UInt32(exactly: number), id > 0 else { throw .parameter("objectId") }
-        guard let found = try? object(ObjectID(rawValue: id)), caller.sees(found) else {
+        guard let found = try? object(ObjectID(rawValue: id), countingPages: countingPages), caller.sees(found) else {
             throw .service(.noSuchObject, "there is no object \(id); list the objects to see which there are")
         }
         return found

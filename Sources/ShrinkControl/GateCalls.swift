@@ -38,7 +38,8 @@ extension ControlService {
                 }
                 sessions.takePins(object.id, connection)
                 return AttachGateReply(
-                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller, countingPages: true), engine)
+                        .bufferObject,
                     gateIndex: Int(attachment.gate), gateGeneration: Int(attachment.gateGeneration),
                     purgeGeneration: Int(attachment.purgeGeneration))
             })
@@ -64,7 +65,8 @@ extension ControlService {
                 do throws(EngineError) { answer = try engine.pinGate(object.id, client: client) } catch { throw ControlError(error) }
                 let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
                 return PinReply(
-                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller, countingPages: true), engine)
+                        .bufferObject,
                     retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
             })
     }

@@ -53,7 +53,7 @@ extension ControlService {
         let engine = engine
         return VarlinkReply(
             try await perform(call, .bookkeeping, ObjectAddress.self) { (address, caller) throws(ControlError) in
-                try Self.reply(try engine.object(address.objectId, for: caller), engine)
+                try Self.reply(try engine.object(address.objectId, for: caller, countingPages: true), engine)
             })
     }
 
@@ -73,7 +73,8 @@ extension ControlService {
                 }
                 let isKnown = gates.sees(answer.purgeGeneration, of: object.id, connection)
                 return PinReply(
-                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller), engine).bufferObject,
+                    bufferObject: try Self.reply(try engine.object(address.objectId, for: caller, countingPages: true), engine)
+                        .bufferObject,
                     retained: answer.retained && isKnown, purgeGeneration: Int(answer.purgeGeneration))
             })
     }

@@ -154,7 +154,8 @@ extension Engine {
 
     // MARK: Looking
 
-    public func object(_ id: ObjectID) throws(EngineError) -> ObjectInfo {
+    /// What is known of an object. `countingPages`: false leaves out the pages by state, which takes a look at each extent of the object's memory.
+    public func object(_ id: ObjectID, countingPages: Bool = true) throws(EngineError) -> ObjectInfo {
         let (object, pool, gatePins) = try state.withLock { state throws(EngineError) -> (BufferObject, Pool, Int) in
             let slot = try state.slot(id)
             let object = state.objects[slot]
@@ -163,12 +164,17 @@ extension Engine {
         let count = Int(object.pageCount)
         // Of a pool that is stalled only the words tell.
         let resident =
-            (try? pool.file.residentPages(first: Int(object.firstPage), count: count))
-            ?? max(0, count - Int(object.zeroPages) - Int(object.backedUpPages))
+            !countingPages
+            ? 0
+            : (try? pool.file.residentPages(first: Int(object.firstPage), count: count))
+                ?? max(0, count - Int(object.zeroPages) - Int(object.backedUpPages))
         let record = pool.ledger.record(Int(object.record))
-        let pages = PageCounts(
-            resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),
-            empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
+        let pages =
+            !countingPages
+            ? PageCounts()
+            : PageCounts(
+                resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),
+                empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
         return ObjectInfo(
             id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
             offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,

@@ -47,8 +47,13 @@ struct RuntimeDirectory {
         }
         do throws(Errno) {
             let file = try Files.open(path + "/lock", [.readWrite, .create, .noFollow], mode: 0o600)
-            guard try Files.tryLock(file.number) else {
-                throw Errno.resourceBusy
+            // Parts of a keeper that was killed end by themselves, a moment later: that is waited for, a living keeper is not.
+            let deadline = MonotonicTime.now().advanced(milliseconds: Self.partsEndMilliseconds)
+            while try !Files.tryLock(file.number) {
+                guard Self.holders(path).allSatisfy({ $0.name != "keeper" }), MonotonicTime.now() < deadline else {
+                    throw Errno.resourceBusy
+                }
+                DedicatedThread.pause(milliseconds: 20)
             }
             lock = SharedDescriptor(file)
             do throws(Errno) { try Files.makeDirectory(path + "/notify", mode: 0o700) } catch { if error != .fileExists { throw error } }
@@ -79,13 +84,20 @@ struct RuntimeDirectory {
         note([])
     }
 
-    private static func occupied(_ path: String) -> KeeperFailure {
+    private static let partsEndMilliseconds: UInt64 = 5_000
+
+    /// Who is named in the lock file and still there.
+    private static func holders(_ path: String) -> [(name: String, processID: Int32)] {
         let text = (try? Files.contents(of: path + "/lock", limit: 4096)).map { String(decoding: $0, as: UTF8.self) } ?? ""
-        let named = text.split(separator: "\n").compactMap { line -> (name: String, processID: Int32)? in
+        return text.split(separator: "\n").compactMap { line -> (name: String, processID: Int32)? in
             let fields = line.split(separator: " ")
             guard fields.count == 2, let process = Int32(fields[1]), ThisProcess.processExists(process) else { return nil }
             return (String(fields[0]), process)
         }
+    }
+
+    private static func occupied(_ path: String) -> KeeperFailure {
+        let named = holders(path)
         if let keeper = named.first(where: { $0.name == "keeper" }) {
             return KeeperFailure(
                 .alreadyServed,

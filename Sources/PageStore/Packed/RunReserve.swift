@@ -12,8 +12,8 @@ import SystemPackage
 final class RunReserve: Sendable {
     /// The largest write of one call, with headers.
     static let runBytes = (1 << 20) + (64 << 10)
-    /// Writers that have their room from the start: as many as copy at once.
-    static let firstWriters = 2
+    /// Writers that have their room from the start: as many as the file server has threads.
+    static let firstWriters = 3
     /// What is left to all else that the kernel takes for this process.
     private static let marginBytes = 256 << 10
     /// With so much free, nobody looks again for a moment.
@@ -34,9 +34,23 @@ final class RunReserve: Sendable {
 
     @inline(never)
     private func extend(_ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int) throws(Errno) {
+        let isPlenty = look.withLock { look in
+            look.bytes > Self.plentyBytes && MonotonicTime.now().nanoseconds(since: look.at) < Self.lookNanoseconds
+        }
+        if isPlenty { return try extend(&open, fd, needed: needed, to: wanted, free: .max / 2) }
+        // What is free is free for one: two who saw the same room would take it twice, and somebody were killed.
+        try look.withLock { (look) throws(Errno) in
+            let free = cgroup.map { (try? $0.availableBytes()) ?? .max } ?? .max
+            look = (MonotonicTime.now(), min(free, .max / 2))
+            try extend(&open, fd, needed: needed, to: wanted, free: look.bytes)
+        }
+    }
+
+    private func extend(
+        _ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int, free: Int
+    ) throws(Errno) {
         let start = max(open.allocated, open.position)
         let missing = max(0, open.position + needed - start)
-        let free = headroom()
         if missing > free { throw .noSpace }
         let bytes = max(missing, min(wanted - start, free - Self.marginBytes))
         guard bytes > 0 else { return }
@@ -49,17 +63,6 @@ final class RunReserve: Sendable {
             guard bytes > missing else { throw error }
             try Files.allocate(fd, mode: Files.keepSize, at: start, length: missing)
             open.allocated = start + missing
-        }
-    }
-
-    /// What the memory cgroups of this process have left. The machine's own memory is looked after before (`StoreCore.admit`).
-    private func headroom() -> Int {
-        guard let cgroup else { return .max / 2 }
-        let now = MonotonicTime.now()
-        return look.withLock { look in
-            if look.bytes > Self.plentyBytes, now.nanoseconds(since: look.at) < Self.lookNanoseconds { return look.bytes }
-            look = (now, min((try? cgroup.availableBytes()) ?? 0, .max / 2))
-            return look.bytes
         }
     }
 }

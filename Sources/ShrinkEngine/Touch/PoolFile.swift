@@ -15,6 +15,8 @@ final class PoolFile: Sendable {
     init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool) {
         self.descriptor = SharedDescriptor(descriptor)
         porter = isGuarded ? Porter() : nil
+        // Now, while there is memory for its stack; without it the first call tries again.
+        try? porter?.start()
     }
 
     deinit { porter?.end() }
@@ -70,6 +72,19 @@ private final class Porter: Sendable {
         }
     }
 
+    /// Starts the thread if it does not run yet.
+    func start() throws(Errno) {
+        let isMine = queue.withLock { queue in
+            defer { queue.hasThread = true }
+            return !queue.hasThread
+        }
+        guard isMine else { return }
+        do throws(Errno) { try DedicatedThread("shrink-pool", stackSize: 256 << 10) { [self] in serve() }.detach() } catch {
+            queue.withLock { $0.hasThread = false }
+            throw error
+        }
+    }
+
     func end() {
         queue.withLock { $0.isEnding = true }
         queue.notifyAll()
@@ -84,20 +99,8 @@ private final class Porter: Sendable {
         if stalledNanoseconds != nil { throw .resourceBusy }
         let box = Box<R>()
         let job = Job(afterwards) { box.result = Result { () throws(Errno) in try body() } }
-        let needsThread = queue.withLock { queue in
-            queue.jobs.append(job)
-            defer { queue.hasThread = true }
-            return !queue.hasThread
-        }
-        if needsThread {
-            do throws(Errno) { try DedicatedThread("shrink-pool", stackSize: 256 << 10) { [self] in serve() }.detach() } catch {
-                queue.withLock { queue in
-                    queue.hasThread = false
-                    queue.jobs.removeAll { $0 === job }
-                }
-                throw error
-            }
-        }
+        try start()
+        queue.withLock { $0.jobs.append(job) }
         queue.notifyAll()
         while true {
             let deadline = MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.limitNanoseconds)
