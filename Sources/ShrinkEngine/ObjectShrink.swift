@@ -107,10 +107,12 @@ extension ReservedObject {
         try readPool(run, staging)
         outcome.scannedPages += run.count
         var (done, failure) = copyOut(run, writeback, file, staging)
-        if failure?.code == .backupFull, writeback {
-            // What lies in the first tier goes to the next one now; then there is room, or there is none.
+        var writebacksLeft = writeback ? Self.writebacks : 0
+        while failure?.code == .backupFull, writebacksLeft > 0 {
+            // What lies in the first tier goes to the next one now; then there is room, or others took it meanwhile, or there is none.
             do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
             (done, failure) = copyOut(run, writeback, file, staging)
+            writebacksLeft -= 1
         }
         if done > 0 {
             try at(.afterCopyOut, run.lowerBound)
@@ -165,6 +167,9 @@ extension ReservedObject {
             throw EngineError(.system, "reading pages of \(id) from the pool failed", errno: error)
         }
     }
+
+    /// How often a run that finds the first tier full makes room there.
+    private static let writebacks = 4
 
     /// Gaps of zeros up to this length are written with the run where the backup makes holes of them: a call costs more than so many zeros.
     private static let zeroGapPages = 16

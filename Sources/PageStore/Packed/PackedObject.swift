@@ -141,6 +141,9 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
 
     // MARK: Size
 
+    /// Up to this size, 1 GiB, the index is allocated with the size. Larger files may be sparse for good, and their entries come with their pages.
+    private static let indexedAheadPages = 1 << 18
+
     public func setSize(_ bytes: Int) throws(Errno) {
         guard bytes >= 0 else { throw .invalidArgument }
         guard bytes <= maxObjectSizeBytes else { throw .fileTooLarge }
@@ -155,6 +158,8 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
             } else if pages > index.pointee.capacity {
                 try index.pointee.grow(toPages: pages)
             }
+            // Room for the entries too, while there is some: pages go out when memory is short, and into the next tier when this one is full.
+            if bytes > old, pages <= Self.indexedAheadPages { try? index.pointee.allocate(0, pages) }
             // First the end, then the pages: what lies beyond the end when the store is opened again is dropped.
             changeHeader { header in
                 size.store(bytes, ordering: .releasing)
