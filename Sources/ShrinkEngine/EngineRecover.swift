@@ -83,6 +83,7 @@ extension Engine {
                 granted = 0
                 try self.room.take(bytes, engine: self, mayShrinkOthers ? staging : nil)
                 granted = bytes
+                return self.room.isPlenty
             },
             progress: { outcome in
                 // Its owner destroys it meanwhile: what is back so far goes with it.

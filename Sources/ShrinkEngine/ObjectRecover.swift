@@ -20,12 +20,12 @@ struct RecoverOutcome {
 extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
-    /// Recovered pages wait up to this many to be dropped together: the price of half the calls is that much more memory in the store.
-    private static let dropPages = 4 * EngineLimits.runPages
+    /// Recovered pages are dropped run by run; while there is plenty of memory two runs together, which is half the calls.
+    private static func dropPages(_ isPlenty: Bool) -> Int { isPlenty ? 2 * EngineLimits.runPages : EngineLimits.runPages }
 
-    /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken.
+    /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken; it tells whether there is plenty.
     func recover(
-        _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Void, progress: (RecoverOutcome) -> Bool
+        _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Bool, progress: (RecoverOutcome) -> Bool
     ) -> RecoverOutcome {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
@@ -48,7 +48,7 @@ extension ReservedObject {
 
     private func recover(
         _ pages: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
-        _ room: (Int) throws(EngineError) -> Void, _ progress: (RecoverOutcome) -> Bool
+        _ room: (Int) throws(EngineError) -> Bool, _ progress: (RecoverOutcome) -> Bool
     ) throws(EngineError) {
         var page = pages.lowerBound
         while page < pages.upperBound {
@@ -58,9 +58,9 @@ extension ReservedObject {
             }
             let window = self.window(from: page, below: pages.upperBound)
             try at(.cancel, window.lowerBound)
-            try room(window.count { table.isBackedUp($0) } * basePageSize)
+            let isPlenty = try room(window.count { table.isBackedUp($0) } * basePageSize)
             try recover(window, file, staging, &outcome, &undropped)
-            if undropped.count >= Self.dropPages { try drop(&undropped, file, &outcome) }
+            if undropped.count >= Self.dropPages(isPlenty) { try drop(&undropped, file, &outcome) }
             page = window.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
         }

@@ -10,11 +10,14 @@ final class Room: Sendable {
     private struct Grants {
         /// Bytes that the last look at the machine allows without another.
         var credit = 0
+        /// What the last look found.
+        var isPlenty = false
         /// Bytes on their way in, not yet in the pools' files.
         var inFlight = 0
     }
 
     // Looking at /proc/meminfo takes as long as bringing in a quarter of a MiB.
+    private static let plentyBytes = 256 << 20
     private static let creditBytes = 64 << 20
     private static let attempts = 8
     private static let judgedBytes = 4 << 20
@@ -55,6 +58,9 @@ final class Room: Sendable {
             throw error
         }
     }
+
+    /// Memory is far from short.
+    var isPlenty: Bool { maximumResident == nil && grants.withLock { $0.isPlenty } }
 
     func giveBack(_ bytes: Int) {
         if bytes > 0 { grants.withLock { $0.inFlight -= bytes } }
@@ -131,7 +137,10 @@ final class Room: Sendable {
                 headroom = min(headroom, inGroup)
             }
             // Others take memory too: no more than a part of what is there is promised without looking again.
-            grants.withLock { $0.credit = min(headroom / 8, Self.creditBytes) }
+            grants.withLock { grants in
+                grants.credit = min(headroom / 8, Self.creditBytes)
+                grants.isPlenty = headroom >= Self.plentyBytes
+            }
         } catch {
             throw EngineError(.system, "how much memory there is can't be read", errno: error)
         }
