@@ -12,7 +12,7 @@ final class Incarnations: Sendable {
 
     private let state: SessionState
     /// Held while words change; they are read without it.
-    private let changing = Monitor(())
+    private let changing = Monitor<UInt8>(0)
     /// Whether any word was ever set: nearly no mount has one, and every request asks.
     private let isUsed: Atomic<Bool>
 

@@ -301,7 +301,7 @@ extension Engine {
     /// What free memory grew by: what a device let go of is freed a little later, so the most that is seen in a short while.
     private static func gain(over before: Int, wanted: Int) -> Int? {
         let deadline = MonotonicTime.now().advanced(milliseconds: 500)
-        let never = Monitor(())
+        let never = Monitor<UInt8>(0)
         var most: Int?
         while true {
             if let free = try? MemoryInfo().free { most = max(most ?? .min, Int(clamping: free) - before) }

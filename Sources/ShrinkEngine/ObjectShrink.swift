@@ -12,7 +12,7 @@ struct ReservedObject {
     let id: ObjectID
     let poolFile: PoolFile
     /// See `Pool.placing`.
-    let placing: Monitor<Void>
+    let placing: Monitor<UInt8>
     let firstPage: Int
     let table: PageTable
     let backup: any Backup

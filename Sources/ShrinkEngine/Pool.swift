@@ -13,7 +13,7 @@ final class Pool: @unchecked Sendable {
     let file: PoolFile
     /// Held while pages are written into the file, which the kernel lets one thread do at a time: others would wait spinning on its inode
     /// lock, and keep a core from whoever reads the next run for them.
-    let placing = Monitor<Void>(())
+    let placing = Monitor<UInt8>(0)
     let ledger: Ledger
     let touch = PoolTouch()
     /// Which object has a page; kept once a mapping is registered.

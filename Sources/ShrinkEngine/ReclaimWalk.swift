@@ -45,7 +45,7 @@ final class ReclaimWalk: Sendable {
     private let report: @Sendable (ShrinkProgress) -> Continuation
     private let progress = Monitor(Progress())
     /// Held while the caller is told how far it is: one report at a time. Never taken inside another lock, since a report may ask the engine.
-    private let reporting = Monitor(())
+    private let reporting = Monitor<UInt8>(0)
 
     /// Steps of the cursor in one hold of the engine's lock.
     private static let stepsPerLock = 1024
