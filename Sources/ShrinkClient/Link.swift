@@ -182,12 +182,8 @@ final class Link: Sendable {
                 }
             }
             // An engine without a starter needs a moment; there is nothing to wait on.
-            pause(milliseconds: 20)
+            DedicatedThread.pause(milliseconds: 20)
         }
-    }
-
-    private func pause(milliseconds: UInt64) {
-        _ = Monitor(()).wait(deadline: .now().advanced(milliseconds: milliseconds)) { _ in Void?.none }
     }
 
     // MARK: The session

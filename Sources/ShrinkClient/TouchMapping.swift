@@ -1,4 +1,3 @@
-import Glibc
 public import ShrinkLinux
 public import ShrinkProtocol
 import SystemPackage

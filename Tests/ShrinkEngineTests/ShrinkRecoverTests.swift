@@ -1,5 +1,6 @@
 import ShrinkEngine
 import ShrinkLinux
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -33,6 +34,30 @@ import Testing
         }
         // Recovering drops: nothing is stored twice.
         #expect(fixture.backup.status().storedBytes == 0)
+    }
+
+    /// What is back is dropped run by run, so that it lies in both places for one run at most; two runs together only where memory is plenty.
+    @Test func recoveredRunsAreDroppedAtOnceUnlessMemoryIsPlenty() throws {
+        for (limit, drops) in [(ByteCount.mebibytes(1024), 4), (nil, 2)] as [(ByteCount?, Int)] {
+            if limit == nil, try MemoryInfo().available < 2 << 30 {
+                Machine.lacks("2 GiB of available memory", so: "drops of two runs together are not counted")
+                continue
+            }
+            let dropped = Atomic(0)
+            let fixture = try EngineFixture {
+                $0.maximumResident = limit
+                $0.copyWorkers = 1
+                $0.faults = { point, _, _ in
+                    if point == .beforeDrop { dropped.add(1, ordering: .relaxed) }
+                    return nil
+                }
+            }
+            let object = try fixture.makeObject(pages: 1024, zeroEvery: 0)
+            #expect(fixture.engine.shrink(.all).backedUpPages == 1024)
+            #expect(fixture.engine.recover(.all).recoveredPages == 1024)
+            #expect(dropped.load(ordering: .relaxed) == drops)
+            #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
+        }
     }
 
     @Test func lookingChangesNoState() throws {
