@@ -141,7 +141,7 @@ final class Link: Sendable {
         }.get()
         guard isMine else { return }
         let token = state.withLock { $0.token }
-        let mustHold = holdings.withLock { !$0.isEmpty }
+        let mustHold = holdings.withLock { !$0.isEmpty } || touched.withLock { $0.contains { !$0.isAbandoned } }
         let result = Result { () throws(ShrinkdError) in try connected(token, mustHold) }
         let isClosed = state.withLock { state in
             state.isConnecting = false
@@ -166,10 +166,7 @@ final class Link: Sendable {
             do throws(VarlinkFailure) {
                 let client: VarlinkClient
                 do throws(TransportError) { client = try VarlinkClient(path: path) } catch { throw .transport(error) }
-                guard let token else {
-                    try register(on: client)
-                    return (client, false)
-                }
+                guard let token else { return (client, false) }
                 do throws(VarlinkFailure) {
                     _ = try client.call(
                         Methods.resumeSession.fullName, ResumeSessionParameters(sessionToken: token),
@@ -180,7 +177,6 @@ final class Link: Sendable {
                     guard case .answered(let answer) = error, WireErrorName(fullName: answer.name) == .noSuchSession else { throw error }
                     if mustHold { throw error }
                     // Nothing was held, so nothing is lost.
-                    try register(on: client)
                     return (client, false)
                 }
             } catch {
@@ -226,7 +222,7 @@ final class Link: Sendable {
 
     private func forget(_ mapping: TouchRegistration) { touched.withLock { $0.removeAll { $0 === mapping } } }
 
-    /// All mappings on a new connection. What the engine took over it is told again, which changes nothing.
+    /// All mappings on a new connection that has its session back: so the pools are the same. What the engine took over it is told again, which changes nothing.
     private func register(on client: VarlinkClient) throws(VarlinkFailure) {
         for mapping in touched.withLock({ $0 }) where !mapping.isAbandoned {
             do throws(VarlinkFailure) {

@@ -102,3 +102,10 @@ extension ShrinkdClient {
         return try? Userfaults.open(device: passed.descriptor.number)
     }
 }
+
+extension MappedPool {
+    /// The pool's memory once more, to be used without accesses. `systemCalls`: as for `ShrinkdClient.mapForTouch`.
+    public func mapForTouch(systemCalls: Bool = true) throws(ShrinkdError) -> TouchMapping {
+        try client.mapForTouch(PoolAddress(id: pool.poolId), systemCalls: systemCalls)
+    }
+}
