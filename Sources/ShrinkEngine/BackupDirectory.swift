@@ -14,14 +14,14 @@ public final class BackupDirectory: Backup {
     /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
     public let power: (any PowerGate)?
     private let opensDirect: Bool
-    private let isMounted: Bool
+    let isMounted: Bool
     private let features: [Feature]
     private let ids: Monitor<IDs>
     private let files: Monitor<OpenFiles>
     private let openFileLimit: Int
 
     /// The directory and `objects` in it, open. Replaced when a file server comes back on a mount of its own.
-    private struct Directories: Sendable {
+    struct Directories: Sendable {
         var root: SharedDescriptor
         var objects: SharedDescriptor
     }
@@ -75,10 +75,10 @@ public final class BackupDirectory: Backup {
         ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
         files = Monitor(OpenFiles())
 
-        // The probe is an object like any other, made and removed.
+        // On a mount the probe is an object like any other, made and removed.
         let probe = DirectoryProbe(objects: objects.number, path: path)
         guard let id = UInt32(exactly: first) else { throw Self.idsUsedUp(path) }
-        opensDirect = try probe.run(id: ObjectID(rawValue: id), isMemory: isMemory)
+        opensDirect = try probe.run(id: ObjectID(rawValue: id), isMounted: isMounted, isMemory: isMemory)
         ids.withLock { $0.next = first + 1 }
 
         var features: [Feature] = []
@@ -194,7 +194,7 @@ public final class BackupDirectory: Backup {
 
     /// Runs calls on the directory. A mount whose server is gone for good answers ENOTCONN for ever; where another one is mounted on the same
     /// path meanwhile, the calls are made once more on that.
-    private func connected<R>(_ body: (Directories) throws(Errno) -> R) throws(Errno) -> R {
+    func connected<R>(_ body: (Directories) throws(Errno) -> R) throws(Errno) -> R {
         do throws(Errno) { return try body(directories.withLock { $0 }) } catch {
             guard error == .socketNotConnected, reconnect() else { throw error }
             return try body(directories.withLock { $0 })
