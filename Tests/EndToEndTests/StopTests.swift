@@ -171,12 +171,21 @@ private struct StoppedClient {
     func check() throws {
         let memory = try #require(mapping.bytes(of: out.info))
         let target = try MemoryFile.make("target", size: basePageSize)
-        // EFAULT is what a system call has where a touch has SIGBUS; a touch of its own would end the test. A thread that waited would be EFAULT as well, but for
-        // the page that was never written: it is a hole, reads as zeros, and nobody waits.
+        // EFAULT is what a system call has where a touch has SIGBUS; a touch of its own would end the test. The page that
+        // was never written is a hole, reads as zeros, and nobody waits.
         for page in [0, 1, 62] {
             #expect(pwrite(target.number, memory.baseAddress! + page << 12, basePageSize, 0) == -1 && errno == EFAULT, "page \(page)")
         }
-        #expect(isZero(memory.baseAddress! + 63 << 12, basePageSize))
+        let hole = UInt(bitPattern: memory.baseAddress) + 63 << 12
+        let isHoleZero = Monitor<Bool?>(nil)
+        try DedicatedThread("toucher") {
+            let isZeros = isZero(UnsafeRawPointer(bitPattern: hole)!, basePageSize)
+            isHoleZero.withLock { $0 = isZeros }
+            isHoleZero.notifyAll()
+        }.detach()
+        #expect(
+            isHoleZero.wait(deadline: .now().advanced(milliseconds: 60_000)) { $0 } == true, "nobody waits for an engine that does not come"
+        )
         let kept = try #require(mapping.bytes(of: home.info))
         for page in 0..<63 {
             #expect(kept[page << 12..<(page + 1) << 12].elementsEqual(pattern.page(page, zeroEvery: 0)), "page \(page) was never out")
