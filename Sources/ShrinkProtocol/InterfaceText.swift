@@ -318,8 +318,10 @@ public enum ShrinkInterface {
         # Registers a mapping of a pool, of lengthBytes from address on, that shows the pool from offsetBytes on: until the connection ends its memory
         # may be used without a pin. A page that is out comes back when it is touched, one that is written while it goes out stays, one that can't be
         # had is SIGBUS. All three are multiples of 4096. userfaultFileDescriptor: a userfaultfd of the process that has the mapping, fresh from
-        # userfaultfd(2) or /dev/userfaultfd, or one that this method had before. Keep a duplicate: when the daemon dies, threads then wait, and go on
-        # when it is registered anew. At most 64 of a connection, 1024 of a pool.
+        # userfaultfd(2) or /dev/userfaultfd, one for each mapping; or one that is registered at the same place already: the same id is told again, and
+        # the mapping is this connection's from now on. If the engine dies, threads wait for the next one, which serves the mapping at once and keeps it
+        # for the session's client (ResumeSession). Keep a duplicate too. When the daemon is stopped, what it could not bring back is SIGBUS. At most 64
+        # of a connection, 1024 of a pool, and as many as the starter of the daemon keeps descriptors for: LimitReached.
         method RegisterMapping(
           poolId: ?int,
           poolName: ?string,

@@ -47,6 +47,7 @@ import Testing
             #expect(try survivor.finish() == .exited(0), "seed \(seed): \(survivor.said) \(daemon.said.suffix(4000))")
             #expect(survivor.number("reconnections") ?? 0 > 0)
             #expect(survivor.number("touches") ?? 0 > 1000, "\(survivor.said)")
+            #expect(survivor.number("PURGED") ?? 0 > 0, "\(survivor.said)")
         }
         #expect(looks.pages > 0 && looks.wrong == 0, "seed \(seed): \(looks)")
         let status = try control("status")
@@ -77,28 +78,31 @@ import Testing
     private static let mustHeal: Set<FaultPoint> = [
         .afterCopyOut, .betweenWords, .afterWords, .afterCopyIn, .afterRecoverWords, .beforeDrop,
     ]
-    /// What a client comes by that creates, destroys, pins, shrinks, recovers and touches. Of the others (content given up) an engine's death is tested in
-    /// HealingTests and where they are made.
+    /// What a client comes by that creates, destroys, pins, shrinks, recovers, and lets content be given up. Of the others an engine's death is tested where they are
+    /// made.
     private static let points: [FaultPoint] = [
         .allocate, .reserve, .room, .cancel, .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared,
         .beforeCopyOut, .afterCopyOut, .betweenWords, .afterWords, .afterFree, .beforeCopyIn, .afterCopyIn, .afterRecoverWords, .beforeDrop,
-        .afterDrop, .afterProtect, .beforeUnprotect, .touchBeforeCopyIn, .touchAfterCopyIn, .touchAfterWords, .touchBeforeDrop,
-        .touchAfterDrop,
+        .afterDrop, .afterPurgeMark, .afterClearFree,
+    ]
+    /// What one comes by beside that whose memory is used on touch. What it leaves to heal would hide what the others must leave.
+    private static let touchPoints: [FaultPoint] = [
+        .afterProtect, .beforeUnprotect, .touchBeforeCopyIn, .touchAfterCopyIn, .touchAfterWords, .touchBeforeDrop, .touchAfterDrop,
     ]
 
-    @Test func killedAtEveryNamedPointItHealsAndGoesOn() throws {
+    @Test(arguments: [false, true]) func killedAtEveryNamedPointItHealsAndGoesOn(_ touches: Bool) throws {
         let seed = testSeed("kill points")
         let scratch = try ScratchDirectory()
         let arming = scratch.file("kill-point")
         let daemon = try DaemonProcess(environment: ["SHRINKD_PRESSURE=off", "SHRINKD_ENGINE_KILL_POINT=\(arming)"])
         let control = Control(daemon: daemon)
-        let survivor = try SurvivorProcess(socket: daemon.socket, pool: "p", seed: seed)
+        let survivor = try SurvivorProcess(socket: daemon.socket, pool: "p", seed: seed, touches: touches)
         try daemon.waitFor("the client to begin", seconds: 120) { survivor.isReady }
         func engineStarts() throws -> (starts: Int, healed: Int) {
             let status = try control("status")
             return (status.number("survival.starts") ?? 0, status.number("survival.healed_pages") ?? 0)
         }
-        for point in Self.points {
+        for point in touches ? Self.touchPoints : Self.points {
             let before = try engineStarts()
             // The next engine takes the point with it and dies there; the one after that heals. Not at the first page that comes along.
             try Files.replaceContents(of: arming, with: Array("\(point.rawValue):\(point == .betweenWords ? 20 : 2)".utf8))

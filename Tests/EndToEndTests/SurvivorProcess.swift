@@ -7,11 +7,12 @@ final class SurvivorProcess {
     let process: ChildProcess
     private let output: OwnedDescriptor
 
-    init(socket: String, pool: String, seed: UInt64) throws {
+    /// `touches`: it has a thread as well that uses memory without pins.
+    init(socket: String, pool: String, seed: UInt64, touches: Bool = true) throws {
         output = try MemoryFile.make("survivor", size: 0)
         let appending = try Files.open("/proc/self/fd/\(output.number)", [.writeOnly, .append])
         process = try ChildProcess(
-            Machine.program("survivor"), [socket, pool, String(seed)], environment: ["PATH=/usr/bin:/bin"],
+            Machine.program("survivor"), [socket, pool, String(seed)] + (touches ? [] : ["pinned"]), environment: ["PATH=/usr/bin:/bin"],
             standardOutput: appending.number, standardError: appending.number)
     }
 

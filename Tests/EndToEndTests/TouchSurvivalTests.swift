@@ -190,6 +190,51 @@ import Varlink
         #expect(touched.firstWrong == nil)
     }
 
+    /// A forked child of a mapping that is not kept from forks: its userfaultfd is nobody's but the engine's.
+    @Test func aForkedChildOutlivesTheEngineToo() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "forks are not told, and their survival not tested") }
+        let engine = try StartedEngine(limit: 16)
+        #expect(try engine.start(), "\(engine.said)")
+        let touched = try Touched(engine.socket)
+        let file = try touched.client.poolFile("touched")
+        let memory = try MappedMemory(sharing: file.number, count: touched.mapping.pool.sizeBytes)
+        let range = UInt(bitPattern: memory.base)..<UInt(bitPattern: memory.base) + UInt(memory.count)
+        let raw = try VarlinkClient(path: engine.socket)
+        let userfaults = SharedDescriptor(try Userfaults.open(.userMode))
+        defer { try? Userfaults.unregister(userfaults.number, range) }
+        _ = try raw.call(
+            Methods.registerMapping.fullName,
+            RegisterMappingParameters(
+                pool: PoolAddress(name: "touched"), userfaultFileDescriptor: 0, address: Int(range.lowerBound), offsetBytes: 0,
+                lengthBytes: memory.count), descriptors: [userfaults], timeoutMilliseconds: 20_000)
+        try touched.shrink()
+        let pipe = try ThisProcess.pipe()
+        let ended = Monitor<Int32?>(nil)
+        let wanted = touched.pattern.page(3, zeroEvery: 0)[5]
+        let (base, go) = (range.lowerBound + UInt(touched.object.offsetBytes + 3 * basePageSize + 5), pipe.output.number)
+        try DedicatedThread("forking") {
+            let status = try? ThisProcess.inForkedChild {
+                var byte: UInt8 = 0
+                guard read(go, &byte, 1) == 1 else { return 2 }
+                return UnsafePointer<UInt8>(bitPattern: base)!.pointee == wanted ? 0 : 1
+            }
+            ended.withLock { $0 = status ?? 99 }
+            ended.notifyAll()
+        }.detach()
+        let limit = MonotonicTime.now().advanced(milliseconds: 60_000)
+        while !engine.names.contains("uffd-3"), MonotonicTime.now() < limit { usleep(5000) }
+        #expect(engine.names.contains("uffd-3"), "\(engine.names)")
+        try engine.end()
+        #expect(try engine.start(), "\(engine.said)")
+        var byte: UInt8 = 1
+        #expect(write(pipe.input.number, &byte, 1) == 1)
+        #expect(ended.wait(deadline: .now().advanced(milliseconds: 60_000)) { $0 } == 0, "\(engine.said)")
+        // A child that is gone is noticed when its pages go out.
+        while engine.names.contains("uffd-3"), MonotonicTime.now() < limit { try touched.shrink(); _ = touched.firstWrong }
+        #expect(!engine.names.contains("uffd-3") && engine.names.contains("uffd-2"))
+        withExtendedLifetime(memory) {}
+    }
+
     @Test func aMappingThatWouldNotBeKeptIsRefused() throws {
         // The state, the listener, a pool's two files, and one mapping.
         let engine = try StartedEngine(limit: 5)

@@ -8,21 +8,21 @@ import TestSupport
 func exitNow(_ status: Int32) -> Never { exit(status) }
 
 /// Works on a pool of its own until SIGTERM.
-func survive(socket: String, pool: String, seed: UInt64) -> Int32 {
+func survive(socket: String, pool: String, seed: UInt64, isTouching: Bool) -> Int32 {
     do {
         let signals = try SignalDescriptor([Signal.terminate])
-        let toucher = try Toucher(socket: socket, pool: pool + "-touched", seed: seed)
+        let toucher = isTouching ? try Toucher(socket: socket, pool: pool + "-touched", seed: seed) : nil
         var survivor = try Survivor(socket: socket, pool: pool, seed: seed)
         var steps = 0
         while try signals.next() == nil {
             try survivor.step()
             steps += 1
-            if steps % 5 == 0 { try toucher.moveOut() }
-            if steps % 200 == 0 { say("touches \(toucher.touches)") }
+            if steps % 5 == 0 { try toucher?.moveOut() }
+            if let toucher, steps % 200 == 0 { say("touches \(toucher.touches)") }
         }
-        try toucher.finish()
+        try toucher?.finish()
         try survivor.finish()
-        say("touches \(toucher.touches)")
+        if let toucher { say("touches \(toucher.touches)") }
         return 0
     } catch let wrong as WrongPage {
         say("WRONG \(wrong)")
@@ -49,6 +49,8 @@ struct Survivor {
         /// The version of each page's content.
         var versions: [UInt64]
         var pins: Int
+        /// Its content may be given up: then all of it is zeros, or none.
+        var isPurgeable = false
         var pages: Int { versions.count }
     }
 
@@ -62,6 +64,7 @@ struct Survivor {
     private var items: [Item] = []
     private var version: UInt64 = 0
     private var steps = 0
+    private var purged = 0
 
     init(socket: String, pool: String, seed: UInt64) throws {
         client = try ShrinkdClient(path: socket, timeoutMilliseconds: 120_000)
@@ -90,9 +93,11 @@ struct Survivor {
     mutating func finish() throws {
         for index in items.indices {
             try pin(index)
+            try remakeIfGivenUp(index)
             try check(index)
         }
         try count()
+        say("PURGED \(purged)")
         say("DONE steps \(steps) reconnections \(client.reconnections) pages \(items.reduce(0) { $0 + $1.pages })")
     }
 
@@ -101,20 +106,21 @@ struct Survivor {
     private mutating func make() throws {
         guard items.count < Self.objectLimit else { return }
         let pages = [1, 17, 256, 700, 1500].randomElement(using: &generator)!
+        let isPurgeable = Int.random(in: 0..<4, using: &generator) == 0
         let object: WireObject
         do throws(ShrinkdError) {
             object = try client.call(
                 Methods.createObject,
                 CreateObjectParameters(
                     pool: PoolAddress(id: memory.pool.poolId), objectName: "o\(steps)", sizeBytes: pages * basePageSize,
-                    priority: Int.random(in: 0...3, using: &generator))
+                    priority: Int.random(in: 0...3, using: &generator), purgeable: isPurgeable)
             ).bufferObject
         } catch {
             // Free ranges lie apart: another one some other time.
             if error.code == .outOfSpace { return }
             throw error
         }
-        items.append(Item(object: object, versions: [UInt64](repeating: 0, count: pages), pins: 1))
+        items.append(Item(object: object, versions: [UInt64](repeating: 0, count: pages), pins: 1, isPurgeable: isPurgeable))
         let index = items.count - 1
         let bytes = try bytes(index)
         guard let base = bytes.baseAddress, isZero(base, bytes.count / basePageSize * basePageSize) else {
@@ -135,6 +141,7 @@ struct Survivor {
     private mutating func use() throws {
         let index = items.indices.randomElement(using: &generator)!
         try pin(index)
+        try remakeIfGivenUp(index)
         try check(index)
         let bytes = try bytes(index)
         for _ in 0..<Int.random(in: 0...64, using: &generator) {
@@ -146,6 +153,7 @@ struct Survivor {
 
     private mutating func read() throws {
         let index = items.indices.randomElement(using: &generator)!
+        if items[index].isPurgeable, items[index].pins == 0 { return }
         let page = Int.random(in: 0..<items[index].pages, using: &generator)
         let count = min(32, items[index].pages - page)
         let bytes = try client.read(items[index].object.objectId, at: page * basePageSize, length: count * basePageSize)
@@ -177,7 +185,7 @@ struct Survivor {
         for item in items {
             let object = try client.call(Methods.getObject, ObjectAddress(objectId: item.object.objectId)).bufferObject
             let pages = object.pages.resident + object.pages.zero + object.pages.backedUp + object.pages.empty
-            guard object.pinCount == item.pins, pages == item.pages, item.pins == 0 || object.pages.backedUp == 0 else {
+            guard object.pinCount == item.pins, pages == item.pages || item.isPurgeable, item.pins == 0 || object.pages.backedUp == 0 else {
                 throw WrongPage(
                     description: "counts of object \(object.objectId): pins \(object.pinCount), not \(item.pins); \(object.pages)")
             }
@@ -186,6 +194,18 @@ struct Survivor {
         guard pool?.objectCount == items.count else {
             throw WrongPage(description: "the pool has \(pool?.objectCount ?? -1) objects, not \(items.count)")
         }
+    }
+
+    /// A pinned object whose content was given up is zeros from its first byte to its last, and its content is made anew.
+    private mutating func remakeIfGivenUp(_ index: Int) throws {
+        guard items[index].isPurgeable else { return }
+        let bytes = try bytes(index)
+        guard let base = bytes.baseAddress, isZero(base, basePageSize) else { return }
+        if isZero(base, items[index].pages * basePageSize) {
+            purged += 1
+            for page in 0..<items[index].pages { write(page, of: index, bytes) }
+        }
+        // Else only this page was one of zeros, or the check finds what is wrong.
     }
 
     // MARK: Parts
