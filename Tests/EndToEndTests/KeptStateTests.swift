@@ -1,3 +1,4 @@
+import Glibc
 import ShrinkClient
 import ShrinkEngine
 import ShrinkLinux
@@ -119,6 +120,9 @@ import Varlink
         }
         _ = try ask(Methods.resumeSession, ResumeSessionParameters(sessionToken: Self.token))
         _ = try ask(Methods.unregisterMapping, UnregisterMappingParameters(mappingId: 1))
+        // The starter is told, and takes its time.
+        let limit = MonotonicTime.now().advanced(milliseconds: 60_000)
+        while engine.names.contains("uffd-1"), MonotonicTime.now() < limit { usleep(5000) }
         #expect(!engine.names.contains("uffd-1"))
     }
 

@@ -73,6 +73,7 @@ import Testing
         let server = try #require(daemon.process(of: "backupfs"))
         Glibc.kill(server, SIGSTOP)
         defer { Glibc.kill(server, SIGCONT) }
+        try waitUntilStopped([server], daemon)
         daemon.terminate()
         try daemon.waitFor("the stop to go on", seconds: 60) { daemon.said.contains("SIGBUS in the mappings") }
         #expect(daemon.said.contains("No page has come home") && daemon.said.contains("object=\(clients.out.objectID)"), "\(daemon.said)")
@@ -128,6 +129,7 @@ import Testing
         let parts = try ["backupfs", "engine"].map { try #require(daemon.process(of: $0)) }
         for part in parts { Glibc.kill(part, SIGSTOP) }
         defer { for part in parts { Glibc.kill(part, SIGCONT) } }
+        try waitUntilStopped(parts, daemon)
         let null = try Files.open("/dev/null", .writeOnly)
         let reader = try ChildProcess("/bin/cat", [daemon.mountPoint + "/stats"], environment: [], standardError: null.number)
         // Stuck in the mount; nothing but the kernel says so.
@@ -204,6 +206,18 @@ func isWaitingInFuse(_ process: Int32) throws -> Bool {
         if place.contains("request_wait_answer") || place.contains("fuse") { return true }
     }
     return false
+}
+
+/// Waits until processes that were sent SIGSTOP stand still: the signal is on its way for a moment, in which a server still answers.
+func waitUntilStopped(_ processes: [Int32], _ daemon: DaemonProcess) throws {
+    try daemon.waitFor("processes to stand still", seconds: 60) {
+        try processes.allSatisfy { process in
+            try taskNumbers(process).allSatisfy { task in
+                let stat = String(decoding: try Files.contents(of: "/proc/\(process)/task/\(task)/stat"), as: UTF8.self)
+                return stat.split(separator: ")").last?.hasPrefix(" T") == true
+            }
+        }
+    }
 }
 
 func taskNumbers(_ process: Int32) throws -> [String] {
