@@ -63,6 +63,8 @@ final class PoolTouch: Sendable {
     }
 
     let state: Monitor<State>
+    /// Held by threads that place pages nobody waits for: side by side they would spin on the lock of the file's page index. Who serves a fault takes no part.
+    let placing = Monitor<UInt8>(0)
 
     init() {
         var state = State()
