@@ -172,15 +172,24 @@ extension ReservedObject {
             let staged = page - window.lowerBound..<end - window.lowerBound
             let run = page..<end
             do throws(Errno) {
-                try poolFile.locked(
-                    afterwards: { [poolFile, touch, firstPage] in
-                        // Nobody waits for it any more: the words still say where the truth is.
-                        for page in run { try? Files.punch(poolFile.number, at: (firstPage + page) * basePageSize, length: basePageSize) }
-                        touch.end(claim, .protected)
-                    },
-                    { (number) throws(Errno) in
-                        if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(staged)), at: offset).error { throw error }
-                    })
+                if let number = poolFile.unguardedNumber {
+                    // No closure for each run: there are fifty in a MiB of which every fifth page is a hole.
+                    if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(staged)), at: offset).error { throw error }
+                } else {
+                    try poolFile.locked(
+                        afterwards: { [poolFile, touch, firstPage] in
+                            // Nobody waits for it any more: the words still say where the truth is.
+                            for page in run {
+                                try? Files.punch(poolFile.number, at: (firstPage + page) * basePageSize, length: basePageSize)
+                            }
+                            touch.end(claim, .protected)
+                        },
+                        { (number) throws(Errno) in
+                            if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(staged)), at: offset).error {
+                                throw error
+                            }
+                        })
+                }
             } catch {
                 if error == .timedOut || error == .resourceBusy {
                     // The call may still read from the buffer.

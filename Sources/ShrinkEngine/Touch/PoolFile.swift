@@ -21,6 +21,8 @@ final class PoolFile: Sendable {
     deinit { porter?.end() }
 
     var number: CInt { descriptor.number }
+    /// Where clients are trusted, the descriptor with which calls may be made at once.
+    var unguardedNumber: CInt? { porter == nil ? descriptor.number : nil }
     func duplicate() throws(Errno) -> OwnedDescriptor { try descriptor.duplicate() }
 
     /// How long a call has been stuck; nil if none is.
