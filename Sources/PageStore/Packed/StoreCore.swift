@@ -137,6 +137,7 @@ final class StoreCore: Sendable {
             source = UnsafeRawPointer(context.block)
         }
 
+        if let beforeCompressing = options.beforeCompressing { beforeCompressing(object) }
         var codec = BlockHeader.Codec.plain
         var payloadBytes = plainBytes
         if let result = context.codec.compress(
