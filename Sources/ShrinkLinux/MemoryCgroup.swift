@@ -69,6 +69,15 @@ public struct MemoryCgroup: Sendable {
         return least
     }
 
+    /// Reads once what `tightest` may want, which a limit that is set later makes it read for the first time: with no memory left to open a file in.
+    public func prepare() {
+        for directory in directories {
+            _ = try? limitBytes(directory)
+            _ = try? number(directory, version == .one ? "memory.usage_in_bytes" : "memory.current")
+            _ = try? inactiveFileBytes(directory)
+        }
+    }
+
     /// Bytes the process may still take before a limit is met: the least over the group and its ancestors. `Int.max` if there is no limit.
     public func availableBytes() throws(Errno) -> Int { try tightest()?.availableBytes ?? .max }
 
@@ -86,7 +95,7 @@ public struct MemoryCgroup: Sendable {
 
     private func number(_ directory: String, _ file: String) throws(Errno) -> Int? {
         let bytes: [UInt8]
-        do throws(Errno) { bytes = try Files.contents(of: directory + "/" + file) } catch {
+        do throws(Errno) { bytes = try KernelFiles.contents(of: directory + "/" + file) } catch {
             // The root of a version 2 hierarchy has usage but no limits.
             if error == .noSuchFileOrDirectory { return nil }
             throw error
@@ -97,7 +106,7 @@ public struct MemoryCgroup: Sendable {
 
     private func inactiveFileBytes(_ directory: String) throws(Errno) -> Int {
         let key = version == .one ? "total_inactive_file " : "inactive_file "
-        for line in String(decoding: try Files.contents(of: directory + "/memory.stat"), as: UTF8.self).split(separator: "\n")
+        for line in String(decoding: try KernelFiles.contents(of: directory + "/memory.stat"), as: UTF8.self).split(separator: "\n")
         where line.hasPrefix(key) {
             return Int(line.dropFirst(key.count)) ?? 0
         }

@@ -9,7 +9,7 @@ public struct MemoryInfo: Sendable {
 
     /// `path` is for tests.
     public init(path: String = "/proc/meminfo") throws(Errno) {
-        let text = String(decoding: try Files.contents(of: path), as: UTF8.self)
+        let text = String(decoding: try KernelFiles.contents(of: path), as: UTF8.self)
         self.init(parsing: text)
     }
 
