@@ -1,3 +1,4 @@
+import CShrinkLinux
 import Glibc
 import Synchronization
 public import SystemPackage
@@ -8,34 +9,42 @@ public import SystemPackage
 /// Elsewhere, as in tests' fixtures, a name may come to mean another file, so those are opened each time.
 public enum KernelFiles {
     private static let limit = 64
-    private static let open = Mutex<[String: SharedDescriptor]>([:])
+    private static let kept = Mutex<[String: SharedDescriptor]>([:])
 
     /// The whole file, at most a mebibyte.
     public static func contents(of path: String) throws(Errno) -> [UInt8] {
-        guard path.hasPrefix("/proc/") || path.hasPrefix("/sys/") else { return try Files.contents(of: path) }
-        if let kept = open.withLock({ $0[path] }) {
-            // A cgroup may have gone, and another have come by its name.
-            do throws(Errno) { return try read(kept) } catch { forget(path) }
+        guard isKept(path) else { return try Files.contents(of: path) }
+        return try withOpen(path) { (number) throws(Errno) in
+            var bytes: [UInt8] = []
+            var chunk = [UInt8](repeating: 0, count: 16384)
+            while true {
+                let offset = bytes.count
+                let n = try chunk.withMutableBytes { (buffer) throws(Errno) in try Files.read(number, into: buffer, at: offset) }
+                if n == 0 { return bytes }
+                bytes.append(contentsOf: chunk[0..<n])
+                if bytes.count > 1 << 20 { throw .fileTooLarge }
+            }
         }
-        let file = SharedDescriptor(try Files.open(path, .readOnly))
-        let bytes = try read(file)
-        open.withLock { open in
-            if open.count < limit { open[path] = file }
-        }
-        return bytes
     }
 
-    private static func forget(_ path: String) { open.withLock { _ = $0.removeValue(forKey: path) } }
+    private static func isKept(_ path: String) -> Bool { path.hasPrefix("/proc/") || path.hasPrefix("/sys/") }
 
-    private static func read(_ file: SharedDescriptor) throws(Errno) -> [UInt8] {
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 16384)
-        while true {
-            let offset = bytes.count
-            let n = try chunk.withMutableBytes { (buffer) throws(Errno) in try Files.read(file.number, into: buffer, at: offset) }
-            if n == 0 { return bytes }
-            bytes.append(contentsOf: chunk[0..<n])
-            if bytes.count > 1 << 20 { throw .fileTooLarge }
+    /// Calls `body` with the file, open for reading; read it by offset. Asks for no memory but the first time.
+    static func withOpen<R>(_ path: String, _ body: (CInt) throws(Errno) -> R) throws(Errno) -> R {
+        if isKept(path), let file = kept.withLock({ $0[path] }) {
+            // A cgroup may have gone, and another have come by its name.
+            do throws(Errno) { return try body(file.number) } catch { kept.withLock { _ = $0.removeValue(forKey: path) } }
         }
+        // A string given where C wants a pointer is copied; here its own bytes are used.
+        let number = path.withCString { shl_openat(AT_FDCWD, $0, O_RDONLY | O_CLOEXEC, 0) }
+        let file = OwnedDescriptor(owning: try check(number))
+        let result = try body(file.number)
+        if isKept(path) {
+            let shared = SharedDescriptor(file)
+            kept.withLock { kept in
+                if kept.count < limit { kept[path] = shared }
+            }
+        }
+        return result
     }
 }
