@@ -98,7 +98,7 @@ extension Engine {
     /// What an earlier object left in the range goes: a new object reads as zeros.
     private func clean(_ pool: Pool, _ first: Int, _ count: Int, giveBack: @escaping @Sendable () -> Void) throws(EngineError) {
         do throws(Errno) {
-            let freed = try pool.file.freePages(first: first, count: count, afterwards: giveBack)
+            let freed = try pool.file.freePages(first: first, count: count, .run(giveBack))
             state.withLock { state in state.addReady(-freed, to: pool) }
         } catch {
             throw .poolFile("cleaning a recycled range of \(pool.id) failed", error)
@@ -122,6 +122,7 @@ extension Engine {
             state.withLock { state in
                 if let slot = state.objects.slot(of: id), state.objects[slot].life == .ending { state.change(slot) { $0.life = .live } }
             }
+            state.notifyAll()
             throw EngineError(.interrupted, "the wait for \(id) was stopped; nothing changed, ask again")
         }
         let (object, pool) = state.withLock { state in

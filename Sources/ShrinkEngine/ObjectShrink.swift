@@ -124,9 +124,7 @@ extension ReservedObject {
             try at(.afterWords, run.lowerBound)
             do throws(EngineError) {
                 try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
-                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound) { [touch] in
-                        touch.end(claim, .protected)
-                    }
+                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound, .endClaim(touch, claim))
                     outcome.freedPages += pages.count
                 }
             } catch {
@@ -148,12 +146,8 @@ extension ReservedObject {
     func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
         guard page < pageCount else { return nil }
         do throws(Errno) {
-            let (start, end, firstPage) = (poolOffset(page), poolOffset(pageCount), firstPage)
-            return try poolFile.locked { (number) throws(Errno) -> Range<Int>? in
-                guard let data = try Files.nextData(number, from: start), data < end else { return nil }
-                let hole = try Files.endOfData(number, from: data, limit: end)
-                return data / basePageSize - firstPage..<(hole + basePageSize - 1) / basePageSize - firstPage
-            }
+            guard let data = try poolFile.data(from: poolOffset(page), below: poolOffset(pageCount)) else { return nil }
+            return data.lowerBound / basePageSize - firstPage..<(data.upperBound + basePageSize - 1) / basePageSize - firstPage
         } catch {
             throw .poolFile("finding the resident pages of \(id) failed", error)
         }
@@ -241,10 +235,9 @@ extension ReservedObject {
         }
     }
 
-    func free(_ pages: Range<Int>, afterwards: (@Sendable () -> Void)? = nil) throws(EngineError) {
+    func free(_ pages: Range<Int>, _ afterwards: FileCall.Afterwards = .nothing) throws(EngineError) {
         do throws(Errno) {
-            let (offset, length) = (poolOffset(pages.lowerBound), pages.count * basePageSize)
-            try poolFile.locked(afterwards: afterwards) { (number) throws(Errno) in try Files.punch(number, at: offset, length: length) }
+            try poolFile.punch(at: poolOffset(pages.lowerBound), length: pages.count * basePageSize, afterwards)
         } catch {
             throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }

@@ -100,11 +100,7 @@ extension ReservedObject {
                 if data.upperBound <= page, !isLast {
                     let start = (firstPage + page) * basePageSize
                     let end = (firstPage + range.upperBound) * basePageSize
-                    let found = try poolFile.locked { (number) throws(Errno) -> Range<Int>? in
-                        guard let found = try Files.nextData(number, from: start), found < end else { return nil }
-                        return found..<min(try Files.nextHole(number, from: found) ?? end, end)
-                    }
-                    if let found {
+                    if let found = try poolFile.data(from: start, below: end) {
                         data =
                             found.lowerBound / basePageSize - firstPage..<(found.upperBound + basePageSize - 1) / basePageSize - firstPage
                     } else {

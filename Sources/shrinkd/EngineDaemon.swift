@@ -33,6 +33,7 @@ final class EngineDaemon {
         try ThisProcess.raiseDescriptorLimit()
         var inherited = InheritedDescriptors()
         try Lifeline.watch(&inherited)
+        ProcessMemory.keepOneHeap()
         do throws(Errno) { try ProcessMemory.lockOnFault() } catch {
             log.warning(
                 "Memory is not locked: under pressure the daemon itself may be paged out. Raise LimitMEMLOCK.",
@@ -94,6 +95,8 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
+        // All threads are there.
+        try? ProcessMemory.allocateWorkingMemory()
         try notifier.ready(status: heartbeat.text)
         if try waitForEnd(epoll) == .park {
             park()

@@ -3,7 +3,7 @@ import ShrinkLinux
 import Synchronization
 import SystemPackage
 
-/// Serves the faults of registered mappings: one thread reads and resolves them, two more bring pages ahead of a thread that goes through its memory in order,
+/// Serves the faults of registered mappings: one thread reads and resolves them, others bring pages ahead of a thread that goes through its memory in order,
 /// and drop copies in the backup when nobody waits.
 ///
 /// Neither ever waits for a reservation, for a worker's claim, or for the lock of a pool's file: what a worker holds may depend on the very client that waits here.
@@ -32,8 +32,8 @@ final class FaultServer: Sendable {
     /// Faults that wait for a backup that is away, or for memory, are tried again after this.
     private static let retryMilliseconds: UInt64 = 50
     static let delayedLimit = 4096
-    /// While one brings a window, another one brings the next.
-    private static let aheadThreads = 2
+    /// While one brings a window, others bring the next ones.
+    private static let aheadThreads = 3
 
     let counters = TouchCounters()
     let ahead = TouchAhead()
@@ -161,15 +161,23 @@ final class FaultServer: Sendable {
                 guard let pool = work.withLock({ $0.served[event.token]?.pool }) else { continue }
                 read(MappingID(rawValue: UInt32(event.token)), pool, engine, &waiting)
             }
+            var looksForMore = false
             for fault in waiting {
                 counters.faults.add(1, ordering: .relaxed)
-                if !engine.resolve(fault, self, staging) { delay(fault, &delayed) }
+                switch engine.resolve(fault, self, staging) {
+                case .done: looksForMore = true
+                // The next one is a while off; the processor is better used to bring what it will want.
+                case .doneInOrder: break
+                case .later: delay(fault, &delayed)
+                }
             }
-            if !waiting.isEmpty { spinUntil = MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.spinNanoseconds) }
+            if looksForMore { spinUntil = MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.spinNanoseconds) }
             waiting.removeAll(keepingCapacity: true)
             if !delayed.isEmpty, MonotonicTime.now() >= retryAt {
                 retryAt = MonotonicTime.now().advanced(milliseconds: Self.retryMilliseconds)
-                delayed.removeAll { engine.resolve($0, self, staging) }
+                delayed.removeAll {
+                    if case .later = engine.resolve($0, self, staging) { false } else { true }
+                }
                 counters.delayedFaults.store(delayed.count, ordering: .relaxed)
             }
         }

@@ -9,6 +9,15 @@ struct MappedSegments {
         var count: Int
         var end: UInt { address + UInt(count * basePageSize) }
         var pages: Range<Int> { firstPage..<firstPage + count }
+
+        /// Where it shows some of the pages; nil if it shows none of them.
+        func addresses(of pages: Range<Int>) -> Range<UInt>? {
+            let first = max(pages.lowerBound, firstPage)
+            let end = min(pages.upperBound, firstPage + count)
+            guard first < end else { return nil }
+            let start = address + UInt((first - firstPage) * basePageSize)
+            return start..<start + UInt((end - first) * basePageSize)
+        }
     }
 
     private(set) var segments: [Segment]
@@ -31,11 +40,8 @@ struct MappedSegments {
     @inline(__always)
     func forEachSpan<E: Error>(of pages: Range<Int>, _ body: (Range<UInt>, Int) throws(E) -> Void) throws(E) {
         for segment in segments {
-            let first = max(pages.lowerBound, segment.firstPage)
-            let end = min(pages.upperBound, segment.pages.upperBound)
-            guard first < end else { continue }
-            let start = segment.address + UInt((first - segment.firstPage) * basePageSize)
-            try body(start..<start + UInt((end - first) * basePageSize), first)
+            guard let addresses = segment.addresses(of: pages) else { continue }
+            try body(addresses, max(pages.lowerBound, segment.firstPage))
         }
     }
 

@@ -74,20 +74,6 @@ extension PoolTouch {
         state.notifyAll()
     }
 
-    /// Ends the claim of a fault that was served; in its own mapping one call makes the pages writable and wakes.
-    func end(_ claim: UInt64, waking mapping: MappingID) { end(claim, .writable) }
-
-    func served(_ mapping: MappingID, from page: Int, to end: Int, isFault: Bool) {
-        state.withLock { state in
-            guard let i = state.mappings.firstIndex(where: { $0.id == mapping }) else { return }
-            if isFault {
-                state.mappings[i].around.served(from: page, to: end)
-            } else {
-                state.mappings[i].around.advanced(from: page, to: end)
-            }
-        }
-    }
-
     /// New content comes to pages that were poisoned: zeros take the mark's place.
     func heal(_ pages: Range<Int>) {
         let marked = state.withLock { state -> [(SharedDescriptor, Range<UInt>)] in
