@@ -1,5 +1,7 @@
+#define _GNU_SOURCE
 #include "allocation_count.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -50,3 +52,20 @@ int posix_memalign(void **block, size_t alignment, size_t size) {
 }
 
 #endif
+
+// The same for references. The runtime's callers may expect most registers to be as they were, so they are.
+
+static atomic_uint_fast64_t retains;
+
+uint64_t retain_count(void) { return atomic_load(&retains); }
+
+#define COUNTED(name)                                                     \
+    __attribute__((preserve_most)) void *name(void *object) {             \
+        static void *(*next)(void *);                                     \
+        atomic_fetch_add(&retains, 1);                                    \
+        if (!next) next = (void *(*)(void *))dlsym(RTLD_NEXT, #name);     \
+        return next(object);                                              \
+    }
+
+COUNTED(swift_retain)
+COUNTED(swift_bridgeObjectRetain)

@@ -12,7 +12,7 @@ private let poolBytes = 2 * largeRuns * EngineLimits.runPages * basePageSize
 func runTrial(_ arguments: [String]) {
     guard arguments.count == 2 else { exit(64) }
     guard allocation_count() != .max else { exit(77) }
-    do { try run(arguments[0], arguments[1]) } catch {
+    do { try arguments[1] == "walk" ? walk() : run(arguments[0], arguments[1]) } catch {
         complain("\(error)")
         exit(1)
     }
@@ -97,6 +97,26 @@ private func measure(_ name: String, _ objects: [ObjectInfo], _ body: (ObjectInf
         counts.append(allocation_count() - before)
     }
     say("\(name) \(counts[0]) \(counts[1]) \(largeRuns - smallRuns)")
+}
+
+/// A reclaim that may not use the file system passes over every object; one that is expendable, the last, makes it look at all.
+private func walk() throws {
+    var counts: [UInt64] = []
+    let numbers = [1_000, 1_000, 101_000]
+    for number in numbers {
+        let engine = try Engine(backup: KernelSwap(), logger: Logger(label: "trial") { _ in SwiftLogNoOpLogHandler() })
+        let pool = try engine.createPool(name: "p", owner: 0, size: ByteCount(number * basePageSize)).id
+        var last = ObjectID(rawValue: 0)
+        for _ in 0..<number {
+            last = try engine.createObject(in: pool, name: "o", size: ByteCount(1)).id
+            try engine.unpin(last)
+        }
+        try engine.setPurgeable(last, true)
+        let before = retain_count()
+        _ = engine.shrinker.scan(goalPages: .max, ReclaimContext(caller: .direct, mayUseFileSystem: false))
+        counts.append(retain_count() - before)
+    }
+    say("walk-references \(counts[1]) \(counts[2]) \(numbers[2] - numbers[1])")
 }
 
 /// Fails with what an operation tells.

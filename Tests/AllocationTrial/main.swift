@@ -5,6 +5,9 @@
 // DIRECTORY is an empty one on a tmpfs of 256 MiB. PLAN: plain, guarded (clients are strangers: calls on the pool's file go through its own thread), limited
 // (a limit of resident memory), touched (a mapping is registered).
 //
+// Or walk: how often a walk over many objects takes a reference more than one over few. It says something of an optimised build alone, so it is run by hand
+// (docs/performance.md).
+//
 // It prints a line for each operation: its name, the allocations of a small object, of a large one, and by how many runs they differ; or of few objects, of
 // many, and by how many they differ. Exit status 77: they can't be counted here.
 runTrial(Array(CommandLine.arguments.dropFirst()))

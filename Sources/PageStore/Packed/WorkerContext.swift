@@ -103,7 +103,7 @@ final class WorkerPool: @unchecked Sendable {
     private let taken: UnsafeMutablePointer<UInt32>
     private let table: SegmentTable
     private let waiters = Atomic<Int>(0)
-    private let idle = Monitor<Void>(())
+    private let idle = Monitor<UInt8>(0)
     /// Writes under way: the cleaner stands back while there are any.
     let writers = Atomic<Int>(0)
 

@@ -14,7 +14,7 @@ final class GateHolders: Sendable {
     private let survival: Survival
     private let state: Mutex<State>
     /// One client at a time is made and kept.
-    private let making = Monitor(())
+    private let making = Monitor<UInt8>(0)
 
     /// Gates of sessions that do not wait any more are dropped.
     init(_ survival: Survival, _ engine: Engine, waiting tokens: Set<SessionToken>) {

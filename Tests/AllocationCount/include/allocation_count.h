@@ -7,4 +7,7 @@
 // counted: a sanitizer has a malloc of its own.
 uint64_t allocation_count(void);
 
+// How often code of this program, not of the Swift runtime's own libraries, took a reference to an object or to a bridged one.
+uint64_t retain_count(void);
+
 #endif
