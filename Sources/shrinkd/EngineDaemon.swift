@@ -64,7 +64,9 @@ final class EngineDaemon {
         self.ownSocket = ownSocket
         pressure = try PressureWiring(engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
         heartbeat = Heartbeat(notifier, engine, pressure.monitor)
-        control = try ControlService(engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor)
+        control = try ControlService(
+            engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor,
+            graceMilliseconds: configuration.count("session-grace").map { UInt64($0) * 1000 } ?? ControlService.sessionGraceMilliseconds)
         server = try VarlinkServer(
             listener: listener,
             vendor: VarlinkVendor(
@@ -110,9 +112,15 @@ final class EngineDaemon {
         // Whoever comes now is told at once that nobody listens, instead of waiting at a socket that the starter still holds.
         KeptListener.forget(survival.descriptors)
         engine.beginShutdown()
-        let homecoming = Homecoming(engine, control.heldPools, notifier, log)
-        try homecoming.run(epoll, signals)
+        let homecoming = Homecoming(engine, control.heldPools, notifier, log, patienceSeconds: configuration.count("stop-patience"))
+        let ending = try homecoming.run(epoll, signals)
         let left = homecoming.nameLosses()
+        homecoming.endMemory()
+        if ending == .stuck {
+            // Whoever still waits for the backup would be waited for here.
+            if let ownSocket { try? Files.remove(ownSocket) }
+            return .stopped
+        }
         serving.cancel()
         let result = ended.wait { $0 }
         control.finish()

@@ -71,6 +71,7 @@ extension Engine {
 
     func poison(_ fault: FaultServer.Fault, _ page: Int?, _ server: FaultServer) {
         server.counters.poisonedPages.add(1, ordering: .relaxed)
-        fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
+        let isFirst = fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
+        if isFirst, let marked = fault.pool.touch.persistent(fault.mapping, of: server) { server.tell(.changed(marked)) }
     }
 }

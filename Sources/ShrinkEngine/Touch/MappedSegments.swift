@@ -20,12 +20,11 @@ struct MappedSegments {
         }
     }
 
-    /// A mapping that is cut into more pieces is given up.
-    static let limit = 256
-
     private(set) var segments: [Segment]
 
     init(address: UInt, firstPage: Int, count: Int) { segments = [Segment(address: address, firstPage: firstPage, count: count)] }
+
+    init(_ segments: [Segment]) { self.segments = segments }
 
     var isEmpty: Bool { segments.isEmpty }
 

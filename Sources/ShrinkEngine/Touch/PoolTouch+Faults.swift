@@ -49,19 +49,20 @@ extension PoolTouch {
 
     static let poisonedLimit = 1 << 16
 
-    /// SIGBUS for whoever touches the page. `page` is noted, so that the mark goes when new content comes.
-    func poisonOne(_ mapping: MappingID, _ address: UInt, page number: Int?) {
-        guard let userfaults = userfaults(mapping) else { return }
+    /// SIGBUS for whoever touches the page. `page` is noted, so that the mark goes when new content comes. True if it is the mapping's first.
+    func poisonOne(_ mapping: MappingID, _ address: UInt, page number: Int?) -> Bool {
+        guard let userfaults = userfaults(mapping) else { return false }
         // A mark is refused where another one is: a protected page has one.
         try? Userfaults.unprotect(userfaults.number, page(at: address))
         _ = Userfaults.poison(userfaults.number, page(at: address))
         try? Userfaults.wake(userfaults.number, page(at: address))
-        guard let number else { return }
-        state.withLock { state in
+        guard let number else { return false }
+        return state.withLock { state in
             guard let i = state.mappings.firstIndex(where: { $0.id == mapping }), state.mappings[i].poisoned.count < Self.poisonedLimit,
                 !state.mappings[i].poisoned.contains(number)
-            else { return }
+            else { return false }
             state.mappings[i].poisoned.append(number)
+            return state.mappings[i].poisoned.count == 1
         }
     }
 
