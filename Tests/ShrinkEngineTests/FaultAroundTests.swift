@@ -35,6 +35,16 @@ import Testing
         #expect(counts.last == 1)
     }
 
+    @Test func whoComesNearByChanceDoesNotBringMuch() {
+        for offset in [20, 40, 63, -20, -100] {
+            var around = FaultAround()
+            let windows = faults(&around, from: 0, count: 12)
+            let end = windows.last?.ahead?.upperBound ?? 0
+            let window = around.window(at: end + offset)
+            #expect(window.count <= 8 && window.ahead == nil, "\(offset) pages from where somebody is expected: \(window)")
+        }
+    }
+
     /// Somebody reads at random between two faults of somebody who reads in order and faults rarely.
     @Test func whoJumpsDoesNotPushOutWhoGoesOn() {
         var around = FaultAround()
@@ -55,12 +65,13 @@ import Testing
         var around = FaultAround()
         let windows = faults(&around, from: 0, count: 8)
         let end = windows.last?.ahead?.upperBound ?? 0
-        // The second piece is begun before the first, and the thread comes to the first meanwhile.
+        // The second piece is begun before the first, and the thread comes to the first meanwhile: it waits for little and stays the same stream.
         around.reserved(end + 32..<end + 64)
         let next = around.window(at: end)
-        #expect(next.ahead != nil)
+        #expect(next.count >= 8)
         around.reserved(end + 64..<end + 128)
-        let met = around.met(end + 70)
+        for page in end + 70..<end + 75 { _ = around.met(page) }
+        let met = around.met(end + 75)
         #expect(met != nil, "who meets what is being brought wants what follows")
         let elsewhere = around.met(end + 100_000)
         #expect(elsewhere == nil)

@@ -17,6 +17,9 @@ struct FaultAround {
         var window = 1
         var usedAt = 0
 
+        /// Just where somebody is expected who goes on: at the end of what is taken care of, a few zeros more or less.
+        func isExpected(_ page: Int) -> Bool { page == marker || abs(page - frontier) <= PageTable.gapPages }
+
         /// A page that nobody brings belongs here.
         func continues(at page: Int) -> Bool {
             guard last >= 0, page >= last else { return false }
@@ -58,6 +61,15 @@ struct FaultAround {
             let i = oldest
             let window = max(1, min(self[i].window / 4, Self.longestAfterJump))
             self[i] = Stream(last: page, frontier: page + window, window: window, usedAt: clock)
+            return Window(count: window)
+        }
+        if self[i].window >= Self.aheadFrom / 2, !self[i].isExpected(page) {
+            // Near, but somebody who jumps about may come near by chance: that must not bring much.
+            let window = min(max(self[i].window / 4, 1), Self.longestAfterJump)
+            self[i].last = page
+            self[i].window = window
+            self[i].frontier = max(self[i].frontier, page + window)
+            self[i].usedAt = clock
             return Window(count: window)
         }
         grow(i, at: page)
