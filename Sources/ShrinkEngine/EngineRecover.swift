@@ -41,8 +41,8 @@ extension Engine {
                 let outcome = recoverReserved(slot, pages: pages.lowerBound.rawValue..<pages.upperBound.rawValue, staging) { _ in
                     cancellation?.isCancelled != true
                 }
-                result.recoveredPages = outcome.recoveredPages
-                result.failedPages = outcome.failedPages
+                result.recoveredPages = outcome.recoveredPages * outcome.unitPages
+                result.failedPages = outcome.failedPages * outcome.unitPages
                 result.failure = outcome.failure
             }
         } catch {
@@ -79,6 +79,10 @@ extension Engine {
         var outcome = reserved.recover(
             pages ?? 0..<reserved.pageCount, staging,
             room: { (bytes) throws(EngineError) in
+                if reserved.poolFile.huge != nil {
+                    try self.room.takeHugePages(1, engine: self, mayShrinkOthers ? staging : nil)
+                    return false
+                }
                 self.room.giveBack(granted)
                 granted = 0
                 try self.room.take(bytes, engine: self, mayShrinkOthers ? staging : nil)
@@ -88,8 +92,11 @@ extension Engine {
             progress: { outcome in
                 // Its owner destroys it meanwhile: what is back so far goes with it.
                 if self.state.withLock({ $0.objects[slot].life != .live }) { return false }
+                var outcome = outcome
+                outcome.unitPages = reserved.unitPages
                 return progress(outcome)
             })
+        outcome.unitPages = reserved.unitPages
         room.giveBack(granted)
         state.withLock { state in
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
@@ -159,39 +166,50 @@ private final class RecoverWalk: Sendable {
 
     func work(_ staging: Staging) {
         while let id = takeID() {
-            let slot: UInt32
-            switch engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) {
-            case .reserved(let taken): slot = taken
-            case .interrupted:
-                return stop(EngineError(.interrupted, "recovering was stopped; it goes on when asked again"))
-            // One that was destroyed meanwhile needs no recovering.
-            case .gone, .busy, .deadlock, .alreadyHeld: continue
-            }
-            defer { engine.release(slot) }
-            guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else { continue }
-            let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
-                progress.withLock { progress in
-                    let total = RecoverProgress(
-                        recoveredPages: progress.result.recoveredPages + outcome.recoveredPages,
-                        failedPages: progress.result.failedPages + outcome.failedPages, currentObject: id)
-                    if report(total) == .stop || total.recoveredPages >= goalPages || cancellation?.isCancelled == true {
-                        progress.isStopped = true
-                    }
-                    return !progress.isStopped
-                }
-            }
+            // Asked for room, its users let some go: once more.
+            if recover(id, staging, mayAsk: !isLast) { _ = recover(id, staging, mayAsk: false) }
+        }
+    }
+
+    /// True if there was no room, and asking for it made some.
+    private func recover(_ id: ObjectID, _ staging: Staging, mayAsk: Bool) -> Bool {
+        let slot: UInt32
+        switch engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) {
+        case .reserved(let taken): slot = taken
+        case .interrupted:
+            stop(EngineError(.interrupted, "recovering was stopped; it goes on when asked again"))
+            return false
+        // One that was destroyed meanwhile needs no recovering.
+        case .gone, .busy, .deadlock, .alreadyHeld: return false
+        }
+        guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else {
+            engine.release(slot)
+            return false
+        }
+        let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
             progress.withLock { progress in
-                progress.result.recoveredPages += outcome.recoveredPages
-                progress.result.failedPages += outcome.failedPages
-                let reachedGoal = progress.result.recoveredPages >= goalPages
-                guard let failure = outcome.failure, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject else {
-                    return
+                let total = RecoverProgress(
+                    recoveredPages: progress.result.recoveredPages + outcome.recoveredPages * outcome.unitPages,
+                    failedPages: progress.result.failedPages + outcome.failedPages * outcome.unitPages, currentObject: id)
+                if report(total) == .stop || total.recoveredPages >= goalPages || cancellation?.isCancelled == true {
+                    progress.isStopped = true
                 }
-                progress.result.failure = progress.result.failure ?? failure
-                // Without room the next object fares no better; a damaged page is that object's alone.
-                if failure.code == .outOfMemory { progress.isStopped = true }
+                return !progress.isStopped
             }
         }
+        engine.release(slot)
+        let isAsked = mayAsk && outcome.failure?.code == .outOfMemory && engine.askLeasesForRoom(id, cancellation, staging)
+        progress.withLock { progress in
+            progress.result.recoveredPages += outcome.recoveredPages * outcome.unitPages
+            progress.result.failedPages += outcome.failedPages * outcome.unitPages
+            let reachedGoal = progress.result.recoveredPages >= goalPages
+            guard let failure = outcome.failure, !isAsked, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject
+            else { return }
+            progress.result.failure = progress.result.failure ?? failure
+            // Without room the next object fares no better, unless it was huge pages that were wanting; a damaged page is that object's alone.
+            if failure.code == .outOfMemory, outcome.unitPages == 1 { progress.isStopped = true }
+        }
+        return isAsked
     }
 
     private func stop(_ error: EngineError) {

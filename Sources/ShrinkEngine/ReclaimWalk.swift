@@ -39,6 +39,7 @@ final class ReclaimWalk: Sendable {
 
     private let engine: Engine
     private let pool: PoolID?
+    private let kind: PageKind
     private let goalPages: Int
     private let context: ReclaimContext
     private let cancellation: Cancellation?
@@ -53,11 +54,12 @@ final class ReclaimWalk: Sendable {
     private static let failuresThatEnd = 8
 
     init(
-        engine: Engine, pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
+        engine: Engine, pool: PoolID?, of kind: PageKind, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         self.engine = engine
         self.pool = pool
+        self.kind = kind
         self.goalPages = goalPages
         self.context = context
         self.cancellation = cancellation
@@ -72,7 +74,7 @@ final class ReclaimWalk: Sendable {
     /// False if no cursor is left.
     func begin() -> Bool {
         let (cursor, pinned) = engine.state.withLock { state in
-            (state.lru.makeCursor(), state.pools.values.reduce(0) { $0 + ($1.id == pool || pool == nil ? $1.pinnedObjects : 0) })
+            (state.lru.makeCursor(), state.pools.values.reduce(0) { $0 + (isOfTarget($1) ? $1.pinnedObjects : 0) })
         }
         progress.withLock { progress in
             progress.cursor = cursor
@@ -87,7 +89,7 @@ final class ReclaimWalk: Sendable {
     /// A pass that the counters know to be empty is not walked.
     func isWorthwhile(_ pass: ReclaimPass) -> Bool {
         switch pass {
-        case .purge: engine.state.withLock { $0.tally.expendablePages > 0 }
+        case .purge: engine.state.withLock { $0.tally.expendablePages > 0 || $0.hugeTally.expendablePages > 0 }
         case .idle: true
         case .busy: progress.withLock { $0.busyObjects > 0 }
         case .writeback: progress.withLock { $0.busyObjects > 0 || !$0.full.isEmpty }
@@ -104,7 +106,7 @@ final class ReclaimWalk: Sendable {
 
     func begin(_ pass: ReclaimPass) {
         if pass != .purge, progress.withLock({ $0.power == nil }) {
-            let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
+            let pools = engine.state.withLock { state in state.pools.values.filter { isOfTarget($0) } }
             let power = PowerHolds(pools: pools, caller: context.caller)
             progress.withLock { $0.power = power }
         }
@@ -219,14 +221,18 @@ final class ReclaimWalk: Sendable {
     }
 
     @inline(__always)
-    private func isWanted(_ object: BufferObject) -> Bool { object.isShrinkable && (pool == nil || object.pool == pool?.rawValue) }
+    private func isWanted(_ object: BufferObject) -> Bool {
+        object.isShrinkable && (pool == nil || object.pool == pool?.rawValue) && kind.covers(isHuge: object.isHuge)
+    }
+
+    private func isOfTarget(_ other: Pool) -> Bool { (pool == nil || other.id == pool) && kind.covers(isHuge: other.isHuge) }
 
     private func claim(_ object: BufferObject) -> Int {
         progress.withLock { progress in
             // Whatever its words say, any page may be in the pool; the goal is the limit.
-            let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
+            let claim = min(object.basePages, goalPages - progress.freedPages - progress.claimedPages)
             guard claim > 0 else { return 0 }
-            if claim < Int(object.pageCount) { progress.objectsCutShort += 1 }
+            if claim < object.basePages { progress.objectsCutShort += 1 }
             progress.claimedPages += claim
             return claim
         }
@@ -269,8 +275,8 @@ final class ReclaimWalk: Sendable {
                 let total = progress.withLock { progress -> ShrinkProgress? in
                     if progress.isStopped { return nil }
                     return ShrinkProgress(
-                        scannedPages: progress.result.scannedPages + outcome.scannedPages,
-                        freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                        scannedPages: progress.result.scannedPages + outcome.scannedBasePages,
+                        freedBytes: ByteCount((progress.freedPages + outcome.freedBasePages) * basePageSize), currentObject: id)
                 }
                 guard let total else { return false }
                 guard report(total) == .proceed, cancellation?.isCancelled != true else {
@@ -284,7 +290,7 @@ final class ReclaimWalk: Sendable {
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
-            progress.freedPages += outcome.freedPages
+            progress.freedPages += outcome.freedBasePages
             progress.result.add(outcome)
             progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
             guard let failure = outcome.failure else {
@@ -334,16 +340,20 @@ final class ReclaimWalk: Sendable {
 
     /// Freed ranges of pools that still take memory go first: nothing has to be kept of them. Stops at the goal.
     func dropReadyBlocks() {
-        let pools = engine.state.withLock { state in state.pools.values.filter { (pool == nil || $0.id == pool) && $0.readyPages > 0 } }
+        let pools = engine.state.withLock { state in state.pools.values.filter { isOfTarget($0) && $0.readyPages > 0 } }
         for pool in pools {
             var passed = 0
             while case let open = progress.withLock({ goalPages - $0.freedPages }), open > 0 {
-                let (freed, looked, failure) = engine.dropReadyBlocks(of: pool, limit: open, skipping: passed)
+                let unit = pool.unitPages
+                let limit = open / unit + (open % unit == 0 ? 0 : 1)
+                let (units, looked, failure) = engine.dropReadyBlocks(of: pool, limit: limit, skipping: passed)
                 passed += looked
+                let freed = units * unit
                 progress.withLock { progress in
                     progress.freedPages += freed
                     progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
                     progress.result.scannedPages += freed
+                    if unit > 1 { progress.result.hugePageBytes = progress.result.hugePageBytes + ByteCount(freed * basePageSize) }
                     if let failure { progress.result.failure = progress.result.failure ?? failure }
                 }
                 if looked == 0 || failure != nil { break }
@@ -354,12 +364,14 @@ final class ReclaimWalk: Sendable {
 
 extension ShrinkResult {
     mutating func add(_ outcome: ShrinkOutcome) {
-        scannedPages += outcome.scannedPages
-        backedUpPages += outcome.backedUpPages
-        zeroPages += outcome.zeroPages
-        purgedPages += outcome.purgedPages
+        scannedPages += outcome.scannedBasePages
+        backedUpPages += outcome.backedUpPages * outcome.unitPages
+        zeroPages += outcome.zeroPages * outcome.unitPages
+        purgedPages += outcome.purgedPages * outcome.unitPages
         storedBytes = storedBytes + ByteCount(outcome.storedBytes)
         if outcome.isStoredInMemory { netFreedBytes = netFreedBytes - ByteCount(outcome.storedBytes) }
-        netFreedBytes = netFreedBytes + ByteCount(outcome.freedPages * basePageSize)
+        let freed = ByteCount(outcome.freedBasePages * basePageSize)
+        // A huge page goes back to the others of its kind; the machine has no more memory than before.
+        if outcome.unitPages > 1 { hugePageBytes = hugePageBytes + freed } else { netFreedBytes = netFreedBytes + freed }
     }
 }

@@ -170,8 +170,8 @@ final class Room: Sendable {
 }
 
 extension Engine {
-    /// What all pools' memory files take, ready blocks included.
+    /// What all pools' memory files take of the machine's memory, ready blocks included; pools of huge pages take none that others could have.
     func residentBytes() -> Int {
-        state.withLock { Array($0.pools.values) }.reduce(0) { $0 + $1.allocatedPages * basePageSize }
+        state.withLock { $0.pools.values.filter { !$0.isHuge } }.reduce(0) { $0 + $1.allocatedPages * basePageSize }
     }
 }

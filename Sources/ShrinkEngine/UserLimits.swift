@@ -89,15 +89,15 @@ extension Engine {
         }
     }
 
-    /// How many pages of a pool may yet go to its backup; those on their way count as there.
+    /// How many base pages of a pool may yet go to its backup; those on their way count as there.
     func backupRoomPages(of pool: Pool, _ state: borrowing EngineState) -> Int {
         var room = Int.max
         if let limit = pool.limits.backedUpBytes {
-            room = limit.rawValue / basePageSize - pool.backedUpPages - pool.pagesOnTheirWayOut
+            room = limit.rawValue / basePageSize - pool.backedUpBasePages - pool.pagesOnTheirWayOut
         }
         if let limit = limits(of: pool.owner)?.backedUpBytes {
             var taken = 0
-            for other in state.pools.values where other.owner == pool.owner { taken += other.backedUpPages + other.pagesOnTheirWayOut }
+            for other in state.pools.values where other.owner == pool.owner { taken += other.backedUpBasePages + other.pagesOnTheirWayOut }
             room = min(room, limit.rawValue / basePageSize - taken)
         }
         return max(0, room)
@@ -111,7 +111,7 @@ extension EngineState {
             usage.pools += 1
             usage.objects += pool.objectCount
             usage.poolBytes = usage.poolBytes + ByteCount(pool.sizeBytes)
-            usage.backedUpBytes = usage.backedUpBytes + ByteCount(pool.backedUpPages * basePageSize)
+            usage.backedUpBytes = usage.backedUpBytes + ByteCount(pool.backedUpPages * pool.unitBytes)
         }
         return usage
     }

@@ -16,7 +16,7 @@ public struct MappingPlace: Sendable, Equatable {
 }
 
 extension Engine {
-    /// What a userfaultfd must tell, so that no zero page ever shows where content belongs.
+    /// What a userfaultfd must tell, so that no zero page ever shows where content belongs; that of a pool of huge pages also `missingInHugePages`.
     public static let touchFeatures: Userfaults.Features = [
         .writeProtect, .missingInSharedMemory, .writeProtectShared, .poison, .remapEvents, .removeEvents, .unmapEvents,
     ]
@@ -35,7 +35,8 @@ extension Engine {
         }
         let (first, count) = try Self.check(place, in: pool)
         let addresses = place.address..<place.address + UInt(place.length.rawValue)
-        try Self.begin(userfaults.number)
+        let features = pool.isHuge ? Self.touchFeatures.union(.missingInHugePages) : Self.touchFeatures
+        try Self.begin(userfaults.number, features)
         do throws(Errno) { try Userfaults.register(userfaults.number, addresses, [.missing, .writeProtect]) } catch {
             throw EngineError(
                 .unsuitableMapping,
@@ -58,7 +59,8 @@ extension Engine {
             }
             state.mappings.append(
                 PoolTouch.Mapping(
-                    id: id, userfaults: shared, segments: MappedSegments(address: place.address, firstPage: first, count: count),
+                    id: id, userfaults: shared,
+                    segments: MappedSegments(address: place.address, firstPage: first, count: count, unitBytes: pool.unitBytes),
                     registration: id))
             state.generation += 1
             // What is being worked on just now must not be written through this mapping either. The work ends only after that.
@@ -83,30 +85,30 @@ extension Engine {
     }
 
     private static func check(_ place: MappingPlace, in pool: Pool) throws(EngineError) -> (first: Int, count: Int) {
-        let (offset, length) = (place.offset.rawValue, place.length.rawValue)
-        guard offset >= 0, length > 0, offset % basePageSize == 0, length % basePageSize == 0, offset <= pool.sizeBytes,
-            length <= pool.sizeBytes - offset, place.address % UInt(basePageSize) == 0, place.address > 0,
+        let (offset, length, unit) = (place.offset.rawValue, place.length.rawValue, pool.unitBytes)
+        guard offset >= 0, length > 0, offset % unit == 0, length % unit == 0, offset <= pool.sizeBytes,
+            length <= pool.sizeBytes - offset, place.address % UInt(unit) == 0, place.address > 0,
             place.address < UInt(1) << 56
         else {
             throw EngineError(
                 .invalidSize,
-                "a mapping has an address, an offset and a length in whole pages of \(basePageSize), within the pool's \(pool.sizeBytes) bytes"
+                "a mapping has an address, an offset and a length in whole pages of \(unit), within the pool's \(pool.sizeBytes) bytes"
             )
         }
-        return (offset / basePageSize, length / basePageSize)
+        return (offset / unit, length / unit)
     }
 
     /// Makes sure that the descriptor is a userfaultfd that tells what must be told.
-    private static func begin(_ fd: CInt) throws(EngineError) {
+    private static func begin(_ fd: CInt, _ wanted: Userfaults.Features) throws(EngineError) {
         do throws(Errno) {
             if let features = try Userfaults.features(fd) {
-                guard features.isSuperset(of: touchFeatures) else { throw Errno.invalidArgument }
+                guard features.isSuperset(of: wanted) else { throw Errno.invalidArgument }
                 return
             }
-            do throws(Errno) { try Userfaults.begin(fd, touchFeatures.union(.forkEvents)) } catch {
+            do throws(Errno) { try Userfaults.begin(fd, wanted.union(.forkEvents)) } catch {
                 // Only root learns of forks; without, a child of the process reads zeros in its own copy, unless the mapping is kept from it.
                 guard error == .notPermitted else { throw error }
-                try Userfaults.begin(fd, touchFeatures)
+                try Userfaults.begin(fd, wanted)
             }
         } catch {
             throw EngineError(
@@ -201,7 +203,7 @@ extension PoolTouch {
                 address += UInt(placed.bytes)
                 if placed.error == nil { break }
                 // A page that is there is passed over.
-                if placed.error == .fileExists { address += UInt(basePageSize) } else if placed.bytes == 0 { break }
+                if placed.error == .fileExists { address += UInt(segment.unitBytes) } else if placed.bytes == 0 { break }
             }
         }
     }

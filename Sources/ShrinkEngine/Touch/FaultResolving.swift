@@ -33,7 +33,8 @@ extension Engine {
                     state.claims[i].hot.insert(page - state.claims[i].pages.lowerBound)
                     state.claims[i].guests += 1
                     return .hot(claim: state.claims[i].id)
-                case .copyingIn where !fault.isWrite:
+                // Units of huge pages are brought without a lock that a client can hold: the worker's end is waited for.
+                case .copyingIn where !fault.isWrite && fault.pool.file.huge == nil:
                     state.claims[i].guests += 1
                     return .guest(claim: state.claims[i].id, page: page)
                 case .ending where !fault.isWrite: return .zeros
@@ -48,7 +49,9 @@ extension Engine {
                 state.claims[i].wasMet = true
                 return .wait
             }
-            if fault.isWrite { return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1, isSequential: false) }
+            if fault.isWrite || fault.pool.file.huge != nil {
+                return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1, isSequential: false)
+            }
             let (wanted, isSequential) = state.mappings[index].around.window(at: page)
             let limit = state.firstClaimed(after: page, below: min(end, page + wanted))
             return .mine(claim: state.add(page..<limit, .serving), page: page, limit: limit, isSequential: isSequential)
@@ -66,6 +69,8 @@ extension Engine {
             defer { touch.leave(claim) }
             return bringAsGuest(fault, page, server, staging)
         case .zeros:
+            // One of huge pages comes again when its object is gone.
+            if fault.pool.file.huge != nil { return false }
             placeZeros(fault, count: 1, server)
             return true
         case .poison(let page):
@@ -77,6 +82,7 @@ extension Engine {
                 touch.end(claim)
                 return true
             }
+            if let huge = fault.pool.file.huge { return bring(unit: page, claim, huge, server, fault) }
             // Otherwise the message is old, and the page went out since it was sent: it is missing now.
             return bring(fault.pool, fault.mapping, page..<limit, claim, isSequential: isSequential, server, staging, fault)
         }
@@ -101,7 +107,7 @@ extension Engine {
     }
 
     /// Before the claim ends: the counts agree with the words whenever nobody works on them.
-    private func count(_ object: TouchedObject, backedUp: Int, zero: Int) {
+    func noteTouched(_ object: TouchedObject, backedUp: Int, zero: Int) {
         state.withLock { state in
             guard let slot = state.objects.slot(of: object.id) else { return }
             state.noteTouched(
@@ -182,7 +188,7 @@ extension Engine {
                 }
             }
             server.counters.recoveredPages.add(backedUp, ordering: .relaxed)
-            count(object, backedUp: backedUp, zero: zero)
+            noteTouched(object, backedUp: backedUp, zero: zero)
             try server.at(.touchAfterWords, object.id, page - object.firstPage)
         } catch {
             pool.touch.end(claim, .protected)
@@ -325,12 +331,12 @@ extension Engine {
                 pool.words.set(page, .resident)
                 zero += 1
             }
-            count(object, backedUp: 0, zero: zero)
+            noteTouched(object, backedUp: 0, zero: zero)
         }
         pool.touch.served(mapping, from: claimed.lowerBound, to: end, isFault: true)
     }
 
-    private func refuse(
+    func refuse(
         _ page: Int, _ object: TouchedObject, _ pool: Pool, _ claim: UInt64, _ error: EngineError, _ fault: FaultServer.Fault?,
         _ server: FaultServer
     ) {
@@ -339,7 +345,7 @@ extension Engine {
         let isLive = state.withLock { state in state.objects.slot(of: object.id).map { state.objects[$0].life == .live } ?? false }
         guard isLive else {
             // Its owner destroys it meanwhile, and the backup's part went first.
-            placeZeros(fault, count: 1, server)
+            if pool.isHuge { poison(fault, nil, server) } else { placeZeros(fault, count: 1, server) }
             return
         }
         state.withLock { state in
@@ -353,7 +359,7 @@ extension Engine {
         poison(fault, page, server)
     }
 
-    private func poison(_ fault: FaultServer.Fault, _ page: Int?, _ server: FaultServer) {
+    func poison(_ fault: FaultServer.Fault, _ page: Int?, _ server: FaultServer) {
         server.counters.poisonedPages.add(1, ordering: .relaxed)
         fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
     }

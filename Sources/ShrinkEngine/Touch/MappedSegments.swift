@@ -7,7 +7,8 @@ struct MappedSegments {
         var address: UInt
         var firstPage: Int
         var count: Int
-        var end: UInt { address + UInt(count * basePageSize) }
+        let unitBytes: Int
+        var end: UInt { address + UInt(count * unitBytes) }
         var pages: Range<Int> { firstPage..<firstPage + count }
     }
 
@@ -16,14 +17,17 @@ struct MappedSegments {
 
     private(set) var segments: [Segment]
 
-    init(address: UInt, firstPage: Int, count: Int) { segments = [Segment(address: address, firstPage: firstPage, count: count)] }
+    /// `unitBytes`: of a page of the pool.
+    init(address: UInt, firstPage: Int, count: Int, unitBytes: Int = basePageSize) {
+        segments = [Segment(address: address, firstPage: firstPage, count: count, unitBytes: unitBytes)]
+    }
 
     var isEmpty: Bool { segments.isEmpty }
 
     /// The page at an address, and the last page of its segment plus one.
     func page(at address: UInt) -> (page: Int, end: Int)? {
         for segment in segments where address >= segment.address && address < segment.end {
-            return (segment.firstPage + Int(address - segment.address) / basePageSize, segment.pages.upperBound)
+            return (segment.firstPage + Int(address - segment.address) / segment.unitBytes, segment.pages.upperBound)
         }
         return nil
     }
@@ -35,8 +39,8 @@ struct MappedSegments {
             let first = max(pages.lowerBound, segment.firstPage)
             let end = min(pages.upperBound, segment.pages.upperBound)
             guard first < end else { continue }
-            let start = segment.address + UInt((first - segment.firstPage) * basePageSize)
-            try body(start..<start + UInt((end - first) * basePageSize), first)
+            let start = segment.address + UInt((first - segment.firstPage) * segment.unitBytes)
+            try body(start..<start + UInt((end - first) * segment.unitBytes), first)
         }
     }
 
@@ -71,7 +75,7 @@ struct MappedSegments {
 
     private func part(_ segment: Segment, from: UInt, to: UInt) -> Segment {
         Segment(
-            address: from, firstPage: segment.firstPage + Int(from - segment.address) / basePageSize,
-            count: Int(to - from) / basePageSize)
+            address: from, firstPage: segment.firstPage + Int(from - segment.address) / segment.unitBytes,
+            count: Int(to - from) / segment.unitBytes, unitBytes: segment.unitBytes)
     }
 }

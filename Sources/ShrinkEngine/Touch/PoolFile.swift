@@ -9,10 +9,13 @@ import SystemPackage
 final class PoolFile: Sendable {
     private let descriptor: SharedDescriptor
     private let porter: Porter?
+    /// Of a pool of huge pages.
+    let huge: HugeMemory?
 
     /// `isGuarded`: clients of the pool are not trusted.
-    init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool) {
+    init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool, huge: HugeMemory? = nil) {
         self.descriptor = SharedDescriptor(descriptor)
+        self.huge = huge
         porter = isGuarded ? Porter() : nil
         // Now, while there is memory for its stack; without it the first call tries again.
         try? porter?.start()
@@ -21,6 +24,8 @@ final class PoolFile: Sendable {
     deinit { porter?.end() }
 
     var number: CInt { descriptor.number }
+    /// Bytes of one page of the pool: what words, claims, places and all page numbers of this module count.
+    var unitBytes: Int { huge == nil ? basePageSize : HugeMemory.unitBytes }
     func duplicate() throws(Errno) -> OwnedDescriptor { try descriptor.duplicate() }
 
     /// How long a call has been stuck; nil if none is.

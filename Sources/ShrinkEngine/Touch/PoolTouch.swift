@@ -47,8 +47,11 @@ final class PoolTouch: Sendable {
     }
 
     let state: Monitor<State>
+    /// Bytes of a page of the pool.
+    let unitBytes: Int
 
-    init() {
+    init(unitBytes: Int = basePageSize) {
+        self.unitBytes = unitBytes
         var state = State()
         state.claims.reserveCapacity(64)
         self.state = Monitor(state)

@@ -170,7 +170,7 @@ extension Engine {
     fileprivate func bringAhead(
         _ pool: Pool, _ mapping: MappingID, from page: Int, count: Int, _ server: FaultServer, _ staging: Staging
     ) {
-        guard page < pool.ledger.geometry.pageCount, pool.words.isBackedUp(page) || pool.words.isZero(page) else { return }
+        guard !pool.isHuge, page < pool.ledger.geometry.pageCount, pool.words.isBackedUp(page) || pool.words.isZero(page) else { return }
         let claimed = pool.touch.state.withLock { state -> (claim: UInt64, pages: Range<Int>)? in
             guard state.claim(at: page) == nil, let mapping = state.mappings.first(where: { $0.id == mapping }) else { return nil }
             guard let segment = mapping.segments.segments.first(where: { $0.pages.contains(page) }) else { return nil }
@@ -199,7 +199,7 @@ extension Engine {
                 var end = page + 1
                 while end < pages.upperBound, !pool.words.isBackedUp(end) { end += 1 }
                 // One that can't be dropped is overwritten or removed later.
-                try? file.drop(at: (page - object.firstPage) * basePageSize, length: (end - page) * basePageSize)
+                try? file.drop(at: (page - object.firstPage) * pool.unitBytes, length: (end - page) * pool.unitBytes)
                 page = end
             }
             try server.at(.touchAfterDrop, object.id, pages.lowerBound - object.firstPage)
