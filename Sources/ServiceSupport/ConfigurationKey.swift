@@ -83,10 +83,10 @@ extension ConfigurationKey {
         ConfigurationKey(name: "max-resident", kind: .size),
         ConfigurationKey(name: "cgroup-reserve", kind: .size),
         // What one user may take, and how long its programs are waited for.
-        ConfigurationKey(name: "user-pools", kind: .count(0...1024)),
-        ConfigurationKey(name: "user-objects", kind: .count(0...1 << 30)),
-        ConfigurationKey(name: "user-bytes", kind: .size),
-        ConfigurationKey(name: "user-backup", kind: .size),
+        ConfigurationKey(name: "user-pools", kind: .count(0...1024), isLive: true),
+        ConfigurationKey(name: "user-objects", kind: .count(0...1 << 30), isLive: true),
+        ConfigurationKey(name: "user-bytes", kind: .size, isLive: true),
+        ConfigurationKey(name: "user-backup", kind: .size, isLive: true),
         ConfigurationKey(name: "lease-wait", kind: .count(0...600_000)),
         // When memory is given back.
         ConfigurationKey(name: "pressure", kind: .choice(["on", "dry-run", "off"]), isLive: true),

@@ -28,7 +28,7 @@ public final class Engine: Sendable {
         public var cgroup: MemoryCgroup?
         /// How long the users of leased memory may take to let go of it.
         public var revocationMilliseconds: UInt64 = 5_000
-        /// What each uid may take, but root and `unlimitedUser`.
+        /// What each uid may take, but root and `unlimitedUser`, until `changeUserLimits`.
         public var userLimits = UserLimits()
         /// The user who runs the daemon.
         public var unlimitedUser = ThisProcess.userID
@@ -51,6 +51,8 @@ public final class Engine: Sendable {
     let ahead: RecoverAhead
     let faultServer: FaultServer
     let leases = LeaseBroker()
+    /// Taken inside the state's lock as well.
+    let userLimits: Monitor<UserLimits>
     /// Made with the first pool of huge pages.
     let hugeBuffers = Monitor<HugeBuffers?>(nil)
     private let highestID = Monitor<UInt32>(0)
@@ -59,6 +61,7 @@ public final class Engine: Sendable {
     public init(backup: any Backup, configuration: Configuration = Configuration(), logger: Logger) throws(EngineError) {
         self.backup = backup
         self.configuration = configuration
+        userLimits = Monitor(configuration.userLimits)
         self.logger = logger
         let helpers = max(0, configuration.copyWorkers - 1)
         var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)

@@ -57,8 +57,11 @@ extension Engine {
         return usage
     }
 
+    /// From now on each uid may take so much. What is there stays, also where it is more: nothing is added to it.
+    public func changeUserLimits(_ limits: UserLimits) { userLimits.withLock { $0 = limits } }
+
     func limits(of owner: UInt32) -> UserLimits? {
-        owner == 0 || owner == configuration.unlimitedUser ? nil : configuration.userLimits
+        owner == 0 || owner == configuration.unlimitedUser ? nil : userLimits.withLock { $0 }
     }
 
     func checkRoomForPool(_ bytes: Int, _ owner: UInt32, _ state: borrowing EngineState) throws(EngineError) {
