@@ -198,18 +198,26 @@ private final class RecoverWalk: Sendable {
             }
         }
         engine.release(slot)
-        let isAsked = mayAsk && outcome.failure?.code == .outOfMemory && engine.askLeasesForRoom(id, cancellation, staging)
+        let code = outcome.failure?.code
+        if mayAsk, code == .outOfMemory, engine.askLeasesForRoom(id, cancellation, staging) {
+            enter(outcome, nil)
+            return true
+        }
+        enter(outcome, outcome.failure)
+        return false
+    }
+
+    /// Counts what was done, and what is told of why it was not more. (On its own: in one function with the above, Swift 6.3's optimiser ends.)
+    private func enter(_ outcome: RecoverOutcome, _ failure: EngineError?) {
         progress.withLock { progress in
             progress.result.recoveredPages += outcome.recoveredPages * outcome.unitPages
             progress.result.failedPages += outcome.failedPages * outcome.unitPages
             let reachedGoal = progress.result.recoveredPages >= goalPages
-            guard let failure = outcome.failure, !isAsked, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject
-            else { return }
+            guard let failure, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject else { return }
             progress.result.failure = progress.result.failure ?? failure
             // Without room the next object fares no better, unless it was huge pages that were wanting; a damaged page is that object's alone.
             if failure.code == .outOfMemory, outcome.unitPages == 1 { progress.isStopped = true }
         }
-        return isAsked
     }
 
     private func stop(_ error: EngineError) {
