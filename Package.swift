@@ -100,11 +100,19 @@ let package = Package(
         tests("ShrinkPressureTests", ["ShrinkLinux", "ShrinkPressure", "TestSupport", system]),
         tests(
             "ShrinkEngineTests",
-            ["ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", "touch-trial", system]),
+            [
+                "ShrinkClient", "ShrinkEngine", logging, "ShrinkLinux", "ShrinkProtocol", "TestSupport", "touch-trial", "allocation-trial",
+                system,
+            ]),
         // An engine that serves another process's memory and dies at a given place; only the tests start it.
         .executableTarget(
             name: "touch-trial", dependencies: ["ShrinkEngine", "ShrinkLinux", "TestSupport", logging], path: "Tests/TouchTrial",
             swiftSettings: strict),
+        // An engine in a program that counts how often it asks for memory; only the tests start it.
+        .target(name: "AllocationCount", path: "Tests/AllocationCount"),
+        .executableTarget(
+            name: "allocation-trial", dependencies: ["AllocationCount", "ShrinkEngine", "ShrinkLinux", logging, system],
+            path: "Tests/AllocationTrial", swiftSettings: strict),
         tests(
             "ShrinkControlTests",
             [

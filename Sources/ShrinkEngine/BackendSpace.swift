@@ -26,11 +26,13 @@ extension EngineState {
         backends[pool.backend].pools += 1
         backends[pool.backend].availablePages = BackendSpace.pages(availableBytes)
         pools[pool.id] = pool
+        poolList.append(pool)
     }
 
     /// Forgets a pool that has no objects.
     mutating func leave(_ id: PoolID) {
         guard let pool = pools.removeValue(forKey: id) else { return }
+        poolList.removeAll { $0 === pool }
         backends[pool.backend].pools -= 1
         if backends[pool.backend].pools == 0 { backends[pool.backend] = BackendSpace() }
     }

@@ -110,11 +110,20 @@ public final class BackupFile: Sendable {
     private let descriptor: OwnedDescriptor
     /// A write must be on the device before its words flip, since the directory is not memory.
     private let isStableOnlyWhenSynced: Bool
+    private let isPassedThrough: Bool
+    /// In memory, and a drop is one short system call: little need be here and there at once.
+    let dropsWithoutServer: Bool
     /// Where the backup tells what the object takes; otherwise the file's own blocks do.
     private let hasStoredBytesAttribute: Bool
 
-    public init(_ descriptor: consuming OwnedDescriptor, isStableOnlyWhenSynced: Bool) {
+    /// `isPassedThrough`: the file of a mount whose server lets the kernel read and write the file behind it. `isPlainMemory`: a memory file, or one of a tmpfs,
+    /// with no server before it.
+    public init(
+        _ descriptor: consuming OwnedDescriptor, isStableOnlyWhenSynced: Bool, isPassedThrough: Bool = false, isPlainMemory: Bool = false
+    ) {
         self.descriptor = descriptor
+        self.isPassedThrough = isPassedThrough
+        dropsWithoutServer = !isStableOnlyWhenSynced && (isPassedThrough || isPlainMemory)
         self.isStableOnlyWhenSynced = isStableOnlyWhenSynced
         hasStoredBytesAttribute = Self.storedBytesAttribute(self.descriptor.number) != nil
     }
@@ -131,7 +140,11 @@ public final class BackupFile: Sendable {
     }
 
     /// Frees a run (`ttm_backup_drop`).
-    func drop(at offset: Int, length: Int) throws(Errno) { try Files.punch(descriptor.number, at: offset, length: length) }
+    func drop(at offset: Int, length: Int) throws(Errno) {
+        // Either way it is a hole; where a mapping is refused, the file server does it.
+        if isPassedThrough, (try? Files.punchThroughMapping(descriptor.number, at: offset, length: length)) != nil { return }
+        try Files.punch(descriptor.number, at: offset, length: length)
+    }
 
     func nextData(from offset: Int) throws(Errno) -> Int? { try Files.nextData(descriptor.number, from: offset) }
     func nextHole(from offset: Int) throws(Errno) -> Int? { try Files.nextHole(descriptor.number, from: offset) }

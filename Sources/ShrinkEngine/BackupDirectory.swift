@@ -14,14 +14,14 @@ public final class BackupDirectory: Backup {
     /// Of the disk under a directory that is one; nil for memory and for a mount, whose tiers are the server's.
     public let power: (any PowerGate)?
     private let opensDirect: Bool
-    private let isMounted: Bool
+    let isMounted: Bool
+    private let isPassedThrough: Bool
     private let features: [Feature]
     private let ids: Monitor<IDs>
-    private let files: Monitor<OpenFiles>
-    private let openFileLimit: Int
+    private let files: Monitor<OpenBackupFiles>
 
     /// The directory and `objects` in it, open. Replaced when a file server comes back on a mount of its own.
-    private struct Directories: Sendable {
+    struct Directories: Sendable {
         var root: SharedDescriptor
         var objects: SharedDescriptor
     }
@@ -32,13 +32,6 @@ public final class BackupDirectory: Backup {
         var reserved: UInt64
     }
 
-    /// A bounded cache of open `data` files, oldest out first.
-    private struct OpenFiles: ~Copyable {
-        var byID: [ObjectID: BackupFile] = [:]
-        var order: [ObjectID] = []
-        var position = 0
-    }
-
     private static let idBlock: UInt64 = 1024
     private static let highWaterFile = "id-high-water"
 
@@ -46,13 +39,14 @@ public final class BackupDirectory: Backup {
     public init(path: String) throws(EngineError) {
         self.path = path
         let descriptors = (try? ThisProcess.descriptorLimit()).map { Int(clamping: $0.soft) } ?? 1024
-        openFileLimit = max(16, min(EngineLimits.openBackupFiles, descriptors / 2))
+        files = Monitor(OpenBackupFiles(limit: max(16, min(EngineLimits.openBackupFiles, descriptors / 2))))
         let root: SharedDescriptor
         do throws(Errno) { root = SharedDescriptor(try Files.open(path, [.readOnly, .directory])) } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) can't be opened; make it, or name another", errno: error)
         }
         let stats = Self.readStats(root.number)
         isMounted = stats["id_high_water"] != nil
+        isPassedThrough = stats["passthrough"] == "yes"
         let objects: SharedDescriptor
         do throws(Errno) {
             do throws(Errno) { try Files.makeDirectory("objects", at: root.number) } catch {
@@ -73,12 +67,11 @@ public final class BackupDirectory: Backup {
         power = isMemory || isMounted ? nil : SysfsPowerGate.under(path: path)
         let first = try Self.firstID(stats: stats, root: root.number, objects: objects.number)
         ids = Monitor(IDs(next: first, reserved: isMounted ? .max : first))
-        files = Monitor(OpenFiles())
 
-        // The probe is an object like any other, made and removed.
+        // On a mount the probe is an object like any other, made and removed.
         let probe = DirectoryProbe(objects: objects.number, path: path)
         guard let id = UInt32(exactly: first) else { throw Self.idsUsedUp(path) }
-        opensDirect = try probe.run(id: ObjectID(rawValue: id), isMemory: isMemory)
+        opensDirect = try probe.run(id: ObjectID(rawValue: id), isMounted: isMounted, isMemory: isMemory)
         ids.withLock { $0.next = first + 1 }
 
         var features: [Feature] = []
@@ -110,7 +103,7 @@ public final class BackupDirectory: Backup {
                     let data = try Files.open(name + "/data", openFlags.union(.create), at: objects)
                     try Files.truncate(data.number, to: sizeBytes)
                     setHints(hints, data.number)
-                    return BackupFile(data, isStableOnlyWhenSynced: !isMemory)
+                    return BackupFile(data, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted)
                 } catch {
                     // Leave nothing half made; what can't be removed either is an orphan and counted as one.
                     try? Files.remove(name + "/data", at: objects)
@@ -119,7 +112,7 @@ public final class BackupDirectory: Backup {
                 }
             }
             // Open from now on, so that shrinking need not open it: an open file takes kernel memory.
-            keep(file, of: id)
+            files.withLock { $0.keep(file, of: id) }
         } catch {
             throw .backup("making \(id) in \(path)", error)
         }
@@ -134,13 +127,14 @@ public final class BackupDirectory: Backup {
     }
 
     public func open(_ id: ObjectID) throws(EngineError) -> BackupFile {
-        if let file = files.withLock({ $0.byID[id] }) { return file }
+        if let file = files.withLock({ $0[id] }) { return file }
         do throws(Errno) {
             let file = try connected { (directories) throws(Errno) -> BackupFile in
                 let descriptor = try Files.open("\(id.rawValue)/data", openFlags, at: directories.objects.number)
-                return BackupFile(descriptor, isStableOnlyWhenSynced: !isMemory)
+                return BackupFile(
+                    descriptor, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted)
             }
-            keep(file, of: id)
+            files.withLock { $0.keep(file, of: id) }
             return file
         } catch {
             throw .backup("opening \(id) in \(path)", error)
@@ -149,24 +143,8 @@ public final class BackupDirectory: Backup {
 
     private var openFlags: Files.OpenFlags { opensDirect ? [.readWrite, .direct] : .readWrite }
 
-    /// Enters a file into the cache; the oldest makes room.
-    private func keep(_ file: BackupFile, of id: ObjectID) {
-        files.withLock { files in
-            files.byID[id] = file
-            if files.order.count < openFileLimit {
-                files.order.append(id)
-            } else {
-                files.byID[files.order[files.position]] = nil
-                files.order[files.position] = id
-                files.position = (files.position + 1) % openFileLimit
-            }
-        }
-    }
-
     public func remove(_ id: ObjectID) throws(EngineError) {
-        files.withLock { files in
-            files.byID[id] = nil
-        }
+        files.withLock { $0.forget(id) }
         do throws(Errno) {
             try connected { (directories) throws(Errno) in
                 let objects = directories.objects.number
@@ -194,7 +172,7 @@ public final class BackupDirectory: Backup {
 
     /// Runs calls on the directory. A mount whose server is gone for good answers ENOTCONN for ever; where another one is mounted on the same
     /// path meanwhile, the calls are made once more on that.
-    private func connected<R>(_ body: (Directories) throws(Errno) -> R) throws(Errno) -> R {
+    func connected<R>(_ body: (Directories) throws(Errno) -> R) throws(Errno) -> R {
         do throws(Errno) { return try body(directories.withLock { $0 }) } catch {
             guard error == .socketNotConnected, reconnect() else { throw error }
             return try body(directories.withLock { $0 })
@@ -210,11 +188,7 @@ public final class BackupDirectory: Backup {
         else { return false }
         let new = Directories(root: SharedDescriptor(root), objects: SharedDescriptor(objects))
         directories.withLock { $0 = new }
-        files.withLock { files in
-            files.byID = [:]
-            files.order = []
-            files.position = 0
-        }
+        files.withLock { $0.forgetAll() }
         return true
     }
 

@@ -75,18 +75,46 @@ struct BlockAllocator {
         freePages += count
     }
 
-    /// Free ranges as blocks in ascending order within each order, for the pool's own shrinker.
-    func forEachFreeBlock(_ body: (_ first: Int, _ count: Int) -> Bool) {
-        for order in free.indices where freeBlocks[order] > 0 {
-            for (index, word) in free[order].enumerated() where word != 0 {
-                var rest = word
-                while rest != 0 {
-                    let bit = rest.trailingZeroBitCount
-                    rest &= rest - 1
-                    if !body((index * Self.bits + bit) << order, 1 << order) { return }
-                }
+    /// How far a look at the free blocks has come.
+    struct Position {
+        fileprivate var order = 0
+        fileprivate var block = 0
+        /// Words of the bitmaps that were looked at: the cost of the whole look.
+        private(set) var steps = 0
+
+        init() {}
+
+        fileprivate mutating func nextOrder() { (order, block) = (order + 1, 0) }
+        fileprivate mutating func step() { steps += 1 }
+    }
+
+    /// The next free range, as a block, for the pool's own shrinker: by order, ascending. A look at all of them costs as many steps as there are blocks and
+    /// words, whatever happens to the blocks meanwhile; one that merges into a larger one may be met again.
+    func nextFreeBlock(_ position: inout Position) -> (first: Int, count: Int)? {
+        while position.order < free.count {
+            let order = position.order
+            var word = position.block / Self.bits
+            guard freeBlocks[order] > 0, word < free[order].count else {
+                position.nextOrder()
+                continue
             }
+            position.step()
+            // Bits below the position were seen.
+            var rest = free[order][word] & (UInt64.max << UInt64(position.block % Self.bits))
+            while rest == 0, word + 1 < free[order].count {
+                position.step()
+                word += 1
+                rest = free[order][word]
+            }
+            guard rest != 0 else {
+                position.nextOrder()
+                continue
+            }
+            let block = word * Self.bits + rest.trailingZeroBitCount
+            position.block = block + 1
+            return (block << order, 1 << order)
         }
+        return nil
     }
 
     private mutating func releaseBlock(_ block: Int, _ order: Int) {

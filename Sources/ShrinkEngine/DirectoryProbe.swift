@@ -6,9 +6,14 @@ struct DirectoryProbe {
     let objects: CInt
     let path: String
 
-    /// Returns whether `data` can be opened with O_DIRECT. Throws the reason if the directory is unsuitable. Leaves nothing behind.
-    func run(id: ObjectID, isMemory: Bool) throws(EngineError) -> Bool {
-        let name = "\(id.rawValue)"
+    /// Returns whether `data` can be opened with O_DIRECT. Throws the reason if the directory is unsuitable. Leaves nothing behind, but
+    /// if it dies: then what `Engine.removeLeftovers` knows, or what the next probe of a plain directory uses.
+    func run(id: ObjectID, isMounted: Bool, isMemory: Bool) throws(EngineError) -> Bool {
+        let name = isMounted ? "\(id.rawValue)" : BackupDirectory.probeName
+        if !isMounted {
+            try? Files.remove(name + "/data", at: objects)
+            try? Files.removeDirectory(name, at: objects)
+        }
         do throws(Errno) { try Files.makeDirectory(name, at: objects) } catch {
             throw EngineError(
                 .unsuitableDirectory, "\(path)/objects is not writable; change its owner or name another directory", errno: error)
@@ -19,6 +24,7 @@ struct DirectoryProbe {
         }
         do throws(Errno) {
             let data = try Files.open(name + "/data", [.readWrite, .create], at: objects)
+            if isMounted { try ExtendedAttributes.set("user.shrinkd.name", to: Array(BackupDirectory.probeName.utf8), of: data.number) }
             try Files.truncate(data.number, to: 16 * basePageSize)
         } catch {
             throw refused("it can't make a file of 64 KiB", error)

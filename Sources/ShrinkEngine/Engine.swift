@@ -119,37 +119,6 @@ public final class Engine: Sendable {
         return try self.pool(id)
     }
 
-    /// Destroys a pool and its objects. Busy while one of them is pinned.
-    public func destroyPool(_ id: PoolID) throws(EngineError) {
-        let ids = try state.withLock { state throws(EngineError) -> [ObjectID] in
-            let pool = try state.pool(id)
-            guard pool.pinnedObjects == 0 else {
-                throw EngineError(.busy, "\(id) has \(pool.pinnedObjects) pinned objects; unpin them first")
-            }
-            let ids = state.objectIDs(in: id)
-            if let pinned = ids.first(where: { object in state.objects.slot(of: object).map { state.gatePins($0) > 0 } ?? false }) {
-                throw EngineError(.busy, "\(pinned) of \(id) is pinned through a gate; its user has to unpin it first")
-            }
-            pool.isDying = true
-            return ids
-        }
-        do throws(EngineError) {
-            for object in ids {
-                // One that somebody else destroyed meanwhile is fine.
-                do throws(EngineError) { try destroyObject(object) } catch { if error.code != .noSuchObject { throw error } }
-            }
-        } catch {
-            state.withLock { $0.pools[id]?.isDying = false }
-            throw error
-        }
-        state.withLock { state in
-            if let pool = state.pools[id] { state.addReady(-pool.readyPages, to: pool) }
-            state.leave(id)
-        }
-        for mapping in faultServer.ids(of: id) { endMapping(mapping) }
-        logger.info("pool destroyed", metadata: ["pool": "\(id.rawValue)"])
-    }
-
     public func pools() -> [PoolInfo] {
         state.withLock { state in state.pools.keys.sorted() }.compactMap { try? pool($0) }
     }

@@ -87,6 +87,7 @@ extension Engine {
         return try state.withLock { state throws(EngineError) in
             let taken = min(pins, Int(state.objects[slot].pinCount))
             if taken > 0 {
+                try state.checkStays(slot)
                 guard state.addPins(taken, slot, entry) else {
                     throw EngineError(.limitReached, "\(id) has \(GateWord.pinLimit) pins of one client; unpin some first")
                 }
@@ -132,7 +133,9 @@ extension Engine {
         try clearIfLost(slot)
         guard openGatesIfWhole(slot) else { return nil }
         return try state.withLock { state throws(EngineError) in
-            guard let (_, entry) = state.gate(slot, of: client), state.addPins(1, slot, entry) else {
+            try state.checkStays(slot)
+            // Whoever destroys it closed its gates without waiting for the reservation.
+            guard let (_, entry) = state.gate(slot, of: client), state.objects[slot].areGatesOpen, state.addPins(1, slot, entry) else {
                 throw EngineError(.limitReached, "\(id) can't be pinned by \(client): its gate is gone, or has all pins it can have")
             }
             state.bump(slot)

@@ -51,19 +51,23 @@ extension Engine {
                 pool.giveBackRecord(record)
             }
         }
+        let entry = pool.ledger.record(Int(record))
         let id: ObjectID
+        var madeBackup: ObjectID?
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count, giveBack: giveBack)
             if pool.isHuge { try populateNew(pool, first..<first + count) }
             id = try nextID(from: pool.backup)
-            try pool.backup.create(
-                id, sizeBytes: count * pool.unitBytes, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
-            try at(.afterBackupMade)
-            let entry = pool.ledger.record(Int(record))
             entry.id = id.rawValue
             entry.firstPage = UInt32(first)
             entry.pageCount = UInt32(count)
+            // Until it is live, a later engine takes it for one whose end was begun, and removes the backup, if that was made already.
+            entry.state = ObjectRecord.State.dying
+            try pool.backup.create(
+                id, sizeBytes: count * pool.unitBytes, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
+            madeBackup = id
+            try at(.afterBackupMade)
             entry.priority = UInt32(priority.rawValue)
             entry.content = .kept
             entry.purgeGeneration = 0
@@ -83,17 +87,14 @@ extension Engine {
                     in: pool)
                 return true
             }
-            guard isEntered else {
-                entry.state = ObjectRecord.State.free
-                try pool.backup.remove(id)
-                throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it")
-            }
+            guard isEntered else { throw EngineError(.noSuchPool, "\(poolID) is being destroyed; nothing new is made in it") }
         } catch {
-            // A range that is being cleaned by a call that is stuck comes back when that ends.
-            if error.errno != .timedOut {
-                if pool.isHuge { _ = try? pool.file.freePages(first: first, count: count) }
-                giveBack()
-            }
+            if let madeBackup { try? pool.backup.remove(madeBackup) }
+            // A range that is being cleaned by a call that is stuck comes back, with its record, when that ends.
+            if error.errno == .timedOut && madeBackup == nil { throw error }
+            if pool.isHuge { _ = try? pool.file.freePages(first: first, count: count) }
+            entry.state = ObjectRecord.State.free
+            giveBack()
             throw error
         }
         return try object(id)
@@ -102,7 +103,7 @@ extension Engine {
     /// What an earlier object left in the range goes: a new object reads as zeros.
     private func clean(_ pool: Pool, _ first: Int, _ count: Int, giveBack: @escaping @Sendable () -> Void) throws(EngineError) {
         do throws(Errno) {
-            let freed = try pool.file.freePages(first: first, count: count, afterwards: giveBack)
+            let freed = try pool.file.freePages(first: first, count: count, .run(giveBack))
             state.withLock { state in state.addReady(-freed, to: pool) }
         } catch {
             throw .poolFile("cleaning a recycled range of \(pool.id) failed", error)
@@ -126,6 +127,7 @@ extension Engine {
             state.withLock { state in
                 if let slot = state.objects.slot(of: id), state.objects[slot].life == .ending { state.change(slot) { $0.life = .live } }
             }
+            state.notifyAll()
             throw EngineError(.interrupted, "the wait for \(id) was stopped; nothing changed, ask again")
         }
         let (object, pool) = state.withLock { state in

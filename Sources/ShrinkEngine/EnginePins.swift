@@ -47,7 +47,8 @@ extension Engine {
         defer { release(slot) }
         try clearIfLost(slot)
         guard isPopulated(slot) else { return nil }
-        let pinned = state.withLock { state -> BufferObject? in
+        let pinned = try state.withLock { state throws(EngineError) -> BufferObject? in
+            try state.checkStays(slot)
             guard state.objects[slot].backedUpPages == 0 else { return nil }
             if state.objects[slot].pinCount == 0 { state.pool(of: slot).pinnedObjects += 1 }
             state.change(slot) { object in

@@ -34,10 +34,12 @@ extension Engine {
             try staging.withStaging(cancellation) { (staging) throws(EngineError) in
                 let slot = try reserve(id, cancellation: cancellation)
                 defer { release(slot) }
-                let count = state.withLock { Int($0.objects[slot].pageCount) }
+                let (count, content) = state.withLock { (Int($0.objects[slot].pageCount), $0.objects[slot].content) }
                 guard pages.lowerBound.rawValue >= 0, pages.upperBound.rawValue <= count else {
                     throw EngineError(.invalidSize, "\(id) has \(count) pages; the range ends beyond them")
                 }
+                // What was given up never comes back.
+                guard content == .kept || content == .purgeable else { return }
                 let outcome = recoverReserved(slot, pages: pages.lowerBound.rawValue..<pages.upperBound.rawValue, staging) { _ in
                     cancellation?.isCancelled != true
                 }
@@ -75,20 +77,9 @@ extension Engine {
         _ slot: UInt32, pages: Range<Int>? = nil, _ staging: Staging, mayShrinkOthers: Bool = true, progress: (RecoverOutcome) -> Bool
     ) -> RecoverOutcome {
         let reserved = reservedObject(slot)
-        var granted = 0
+        var granted = RunRoom(engine: self, staging: mayShrinkOthers ? staging : nil, isHuge: reserved.poolFile.huge != nil)
         var outcome = reserved.recover(
-            pages ?? 0..<reserved.pageCount, staging,
-            room: { (bytes) throws(EngineError) in
-                if reserved.poolFile.huge != nil {
-                    try self.room.takeHugePages(1, engine: self, mayShrinkOthers ? staging : nil)
-                    return false
-                }
-                self.room.giveBack(granted)
-                granted = 0
-                try self.room.take(bytes, engine: self, mayShrinkOthers ? staging : nil)
-                granted = bytes
-                return self.room.isPlenty
-            },
+            pages ?? 0..<reserved.pageCount, staging, room: &granted,
             progress: { outcome in
                 // Its owner destroys it meanwhile: what is back so far goes with it.
                 if self.state.withLock({ $0.objects[slot].life != .live }) { return false }
@@ -97,7 +88,7 @@ extension Engine {
                 return progress(outcome)
             })
         outcome.unitPages = reserved.unitPages
-        room.giveBack(granted)
+        granted.giveBack()
         state.withLock { state in
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
                 outcome.failure = EngineError(.noSuchObject, "\(reserved.id) was destroyed meanwhile")

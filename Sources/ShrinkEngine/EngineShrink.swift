@@ -111,9 +111,10 @@ extension Engine {
             if state.objects[slot].content == .purgeable { setContent(slot, .purged, &state) }
             return state.objects[slot].isExpendable
         }
-        let proceed = { (outcome: ShrinkOutcome) -> Bool in
+        // A function: a closure with a name of its own asks for memory where it is not optimised away.
+        func proceed(_ outcome: ShrinkOutcome) -> Bool {
             // Its owner destroys it meanwhile: no copy is wanted any more.
-            if !isExpendable, self.state.withLock({ $0.objects[slot].life != .live }) { return false }
+            if !isExpendable, state.withLock({ $0.objects[slot].life != .live }) { return false }
             var outcome = outcome
             outcome.unitPages = reserved.unitPages
             return progress(reserved.id, outcome)
@@ -178,49 +179,5 @@ extension Engine {
                     "\(pool.id) of uid \(pool.owner) has all the backup it may have; destroy objects, or have the limit raised")
             )
         }
-    }
-
-    /// A batch of a pool's free blocks, those behind the first `skipping`, loses its memory, at most `limit` pages. `looked`: blocks in the batch; 0 when
-    /// there are no more.
-    func dropReadyBlocks(of pool: Pool, limit: Int, skipping: Int) -> (freed: Int, looked: Int, failure: EngineError?) {
-        // The batch is taken out of the allocator, so that nobody gets one in the middle of the punch; who finds the pool full waits for it.
-        let batch = state.withLock { state in
-            var batch: [(first: Int, count: Int)] = []
-            guard pool.readyPages > 0 else { return batch }
-            var skipped = 0
-            pool.allocator.forEachFreeBlock { first, count in
-                if skipped < skipping { skipped += 1 } else { batch.append((first, count)) }
-                return batch.count < 256
-            }
-            for block in batch { _ = pool.allocator.reserve(first: block.first, count: block.count) }
-            pool.blocksOut += batch.count
-            return batch
-        }
-        var freed = 0
-        var failure: EngineError?
-        // A block whose call is stuck comes back when that ends.
-        var stuck: Int?
-        for (i, block) in batch.enumerated() where freed < limit && stuck == nil {
-            let giveBack: @Sendable () -> Void = { [self] in
-                state.withLock { _ in
-                    pool.allocator.release(first: block.first, count: block.count)
-                    pool.blocksOut -= 1
-                }
-                state.notifyAll()
-            }
-            do throws(Errno) {
-                freed += try pool.file.freePages(first: block.first, count: block.count, limit: limit - freed, afterwards: giveBack)
-            } catch {
-                failure = .poolFile("freeing ready blocks of \(pool.id) failed", error)
-                if error == .timedOut { stuck = i }
-            }
-        }
-        state.withLock { [freed, stuck] state in
-            for (i, block) in batch.enumerated() where i != stuck { pool.allocator.release(first: block.first, count: block.count) }
-            pool.blocksOut -= batch.count - (stuck == nil ? 0 : 1)
-            state.addReady(-freed, to: pool)
-        }
-        if !batch.isEmpty { state.notifyAll() }
-        return (freed, batch.count, failure)
     }
 }

@@ -3,6 +3,8 @@
 /// Objects change through `change` only, so that the counters and the lists always agree with them: subtract the old class, set, add the new one.
 struct EngineState: ~Copyable {
     var pools: [PoolID: Pool] = [:]
+    /// The same, for who goes through all of them without the lock.
+    var poolList: [Pool] = []
     var objects = ObjectTable()
     var lru = LRU()
     var tickets = Tickets()
@@ -162,8 +164,8 @@ struct EngineState: ~Copyable {
         guard limit > 0 else { return [] }
         if let pool {
             guard let ids = pools[pool]?.ids else { return [] }
-            for id in ids.ids[ids.place(after: after)...] where objects.slot(of: ObjectID(rawValue: id)) != nil {
-                result.append(ObjectID(rawValue: id))
+            for i in ids.place(after: after)..<ids.ids.count where objects.slot(of: ObjectID(rawValue: ids.ids[i])) != nil {
+                result.append(ObjectID(rawValue: ids.ids[i]))
                 if result.count == limit { break }
             }
             return result

@@ -133,10 +133,11 @@ extension EngineState {
         _ = AtomicMemory.exchange(word, open.rawValue)
     }
 
-    /// Opens the gates of an object that is whole in its pool, zero words forgotten, and whose reservation is held.
+    /// Opens the gates of an object that is whole in its pool, zero words forgotten, and whose reservation is held. Those of a pool that is being destroyed
+    /// stay closed.
     mutating func openGates(_ slot: UInt32) {
         let object = objects[slot]
-        guard object.firstGate != GateTable.none, !object.areGatesOpen, object.life == .live else { return }
+        guard object.firstGate != GateTable.none, !object.areGatesOpen, object.life == .live, !pool(of: slot).isDying else { return }
         assert(object.backedUpPages + object.zeroPages + object.purgedPages == 0, "a gate opens before an object that is not whole")
         objects[slot].areGatesOpen = true
         var index = object.firstGate

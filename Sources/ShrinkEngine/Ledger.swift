@@ -15,7 +15,7 @@ struct ObjectRecord {
     enum State {
         static let free: UInt32 = 0
         static let live: UInt32 = 1
-        /// Being destroyed: whoever finds it finishes the work.
+        /// Being destroyed, or not made whole yet: whoever finds it finishes the end.
         static let dying: UInt32 = 2
     }
 

@@ -22,23 +22,25 @@ struct RecoverOutcome {
 extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
-    /// Recovered pages are dropped run by run; while there is plenty of memory two runs together, which is half the calls.
-    private static func dropPages(_ isPlenty: Bool) -> Int { isPlenty ? 2 * EngineLimits.runPages : EngineLimits.runPages }
+    /// Of a store in memory what comes back at once is in memory twice until it is dropped: a quarter of a run, so that three threads together have less than
+    /// one run. Where each drop asks a file server, that would cost more than it is worth: a run, and two together while there is plenty of memory.
+    private func windowPages(_ file: BackupFile) -> Int { file.dropsWithoutServer ? EngineLimits.runPages / 4 : EngineLimits.runPages }
+    private func dropPages(_ file: BackupFile, _ room: RunRoom) -> Int {
+        !file.dropsWithoutServer && room.isPlenty ? 2 * EngineLimits.runPages : 1
+    }
 
-    /// Recovers every backed-up page of a range that it can. `room` is asked before each run whether so many bytes may be taken; it tells whether there is plenty.
-    func recover(
-        _ pages: Range<Int>, _ staging: Staging, room: (Int) throws(EngineError) -> Bool, progress: (RecoverOutcome) -> Bool
-    ) -> RecoverOutcome {
+    /// Recovers every backed-up page of a range that it can. Room is taken before each run and given back when its pages are in the pool.
+    func recover(_ pages: Range<Int>, _ staging: Staging, room: inout RunRoom, progress: (RecoverOutcome) -> Bool) -> RecoverOutcome {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
             if let huge = poolFile.huge {
-                try recoverUnits(pages, file, huge, &outcome, room, progress)
+                try recoverUnits(pages, file, huge, &outcome, &room, progress)
                 return outcome
             }
             var undropped = 0..<0
             do throws(EngineError) {
-                try recover(pages, file, staging, &outcome, &undropped, room, progress)
+                try recover(pages, file, staging, &outcome, &undropped, &room, progress)
             } catch {
                 try drop(&undropped, file, &outcome)
                 throw error
@@ -54,7 +56,7 @@ extension ReservedObject {
 
     private func recover(
         _ pages: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
-        _ room: (Int) throws(EngineError) -> Bool, _ progress: (RecoverOutcome) -> Bool
+        _ room: inout RunRoom, _ progress: (RecoverOutcome) -> Bool
     ) throws(EngineError) {
         var page = pages.lowerBound
         while page < pages.upperBound {
@@ -62,11 +64,11 @@ extension ReservedObject {
                 page += 1
                 continue
             }
-            let window = self.window(from: page, below: pages.upperBound)
+            let window = self.window(from: page, below: min(pages.upperBound, page + windowPages(file)))
             try at(.cancel, window.lowerBound)
-            let isPlenty = try room(window.count { table.isBackedUp($0) } * basePageSize)
-            try recover(window, file, staging, &outcome, &undropped)
-            if undropped.count >= Self.dropPages(isPlenty) { try drop(&undropped, file, &outcome) }
+            try room.take(table.backedUpPages(in: window) * basePageSize)
+            try recover(window, file, staging, &outcome, &undropped, &room)
+            if undropped.count >= dropPages(file, room) { try drop(&undropped, file, &outcome) }
             page = window.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
         }
@@ -74,13 +76,14 @@ extension ReservedObject {
 
     /// One window: protect → copy in → words → un-protect and wake. Faults of mappings bring pages of it meanwhile, protected, with the same content.
     private func recover(
-        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ outcome: inout RecoverOutcome, _ undropped: inout Range<Int>,
+        _ room: inout RunRoom
     ) throws(EngineError) {
         let claim = touch.claim(poolPages(window), .copyingIn)
         var ending: PoolTouch.Ending? = .protected
         defer { if let ending { touch.end(claim, ending) } }
         // Faults may have brought some of it before the claim.
-        let wanted = window.count { table.isBackedUp($0) }
+        let wanted = table.backedUpPages(in: window)
         if wanted == 0 {
             ending = .writable
             return
@@ -88,7 +91,7 @@ extension ReservedObject {
         guard touch.protect(poolPages(window)) else {
             throw EngineError(.busy, "a process changes its mappings of \(id) all the time; try again, or end it")
         }
-        switch Result(catching: { () throws(RunError) in try recover(window, file, staging, claim) }) {
+        switch Result(catching: { () throws(RunError) in try recover(window, file, staging, claim, &room) }) {
         case .success:
             outcome.recoveredPages += wanted
             // What lies between this window and the one before is not in the backup, or it would be in one of them.
@@ -97,7 +100,7 @@ extension ReservedObject {
             try at(.beforeUnprotect, window.lowerBound)
         case .failure(.pages):
             try drop(&undropped, file, &outcome)
-            try recoverOneByOne(window, file, staging, claim, &outcome)
+            try recoverOneByOne(window, file, staging, claim, &outcome, &room)
             ending = .writable
         case .failure(.stop(let reason)):
             // The copy may still arrive at any moment; whoever makes it ends the claim.
@@ -131,14 +134,16 @@ extension ReservedObject {
     private func window(from first: Int, below limit: Int) -> Range<Int> {
         var end = first + 1
         var page = end
-        while page < limit, page - first < EngineLimits.runPages, page - end <= Self.gapPages {
+        while page < limit, page - end <= Self.gapPages {
             if table.isBackedUp(page) { end = page + 1 }
             page += 1
         }
         return first..<end
     }
 
-    private func recover(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64) throws(RunError) {
+    private func recover(
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64, _ room: inout RunRoom
+    ) throws(RunError) {
         let offset = window.lowerBound * basePageSize
         let length = window.count * basePageSize
         do throws(EngineError) { try at(.beforeCopyIn, window.lowerBound) } catch { throw .stop(error) }
@@ -153,6 +158,7 @@ extension ReservedObject {
             throw .pages(damaged(window.lowerBound, error))
         }
         try placing.withLock { (_) throws(RunError) in try copyIn(window, staging, claim) }
+        room.land(table.backedUpPages(in: window) * basePageSize)
         do throws(EngineError) {
             try at(.afterCopyIn, window.lowerBound)
             for page in window where table.isBackedUp(page) { table.set(page, .resident) }
@@ -174,19 +180,9 @@ extension ReservedObject {
         var page = window.lowerBound
         while page < window.upperBound {
             let end = min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), window.upperBound)
-            let (offset, block) = (poolOffset(page), staging.block)
             let staged = page - window.lowerBound..<end - window.lowerBound
-            let run = page..<end
             do throws(Errno) {
-                try poolFile.locked(
-                    afterwards: { [poolFile, touch, firstPage] in
-                        // Nobody waits for it any more: the words still say where the truth is.
-                        for page in run { try? Files.punch(poolFile.number, at: (firstPage + page) * basePageSize, length: basePageSize) }
-                        touch.end(claim, .protected)
-                    },
-                    { (number) throws(Errno) in
-                        if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(staged)), at: offset).error { throw error }
-                    })
+                try poolFile.write(staging.block, staged, at: poolOffset(page), .undoCopyIn(touch, claim, poolPages(page..<end)))
             } catch {
                 if error == .timedOut || error == .resourceBusy {
                     // The call may still read from the buffer.
@@ -203,11 +199,12 @@ extension ReservedObject {
     }
 
     private func recoverOneByOne(
-        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64, _ outcome: inout RecoverOutcome
+        _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64, _ outcome: inout RecoverOutcome,
+        _ room: inout RunRoom
     ) throws(EngineError) {
         for page in window where table.isBackedUp(page) {
             var single = page..<page + 1
-            switch Result(catching: { () throws(RunError) in try recover(single, file, staging, claim) }) {
+            switch Result(catching: { () throws(RunError) in try recover(single, file, staging, claim, &room) }) {
             case .success:
                 outcome.recoveredPages += 1
                 try drop(&single, file, &outcome)
@@ -237,8 +234,7 @@ extension ReservedObject {
 
     private func freeCopiedIn(_ pages: Range<Int>) {
         for page in pages where table.isBackedUp(page) {
-            let offset = poolOffset(page)
-            try? poolFile.locked { (number) throws(Errno) in try Files.punch(number, at: offset, length: basePageSize) }
+            try? poolFile.punch(at: poolOffset(page), length: basePageSize)
         }
     }
 

@@ -136,9 +136,7 @@ extension ReservedObject {
             try at(.afterWords, run.lowerBound)
             do throws(EngineError) {
                 try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
-                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound) { [touch] in
-                        touch.end(claim, .protected)
-                    }
+                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound, .endClaim(touch, claim))
                     outcome.freedPages += pages.count
                 }
             } catch {
@@ -249,10 +247,9 @@ extension ReservedObject {
         }
     }
 
-    func free(_ pages: Range<Int>, afterwards: (@Sendable () -> Void)? = nil) throws(EngineError) {
+    func free(_ pages: Range<Int>, _ afterwards: FileCall.Afterwards = .nothing) throws(EngineError) {
         do throws(Errno) {
-            let (offset, length) = (poolOffset(pages.lowerBound), pages.count * unitBytes)
-            try poolFile.locked(afterwards: afterwards) { (number) throws(Errno) in try Files.punch(number, at: offset, length: length) }
+            try poolFile.punch(at: poolOffset(pages.lowerBound), length: pages.count * unitBytes, afterwards)
         } catch {
             throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }

@@ -141,6 +141,13 @@ struct PageTable {
 
     var purgedPages: Int { (0..<count).count { state($0) == .purged } }
 
+    /// Backed-up pages of a range. A loop, for the standard library's `count(where:)` asks for memory where it is not specialised.
+    func backedUpPages(in range: Range<Int>) -> Int {
+        var count = 0
+        for page in range where isBackedUp(page) { count += 1 }
+        return count
+    }
+
     /// The end of the run of backed-up pages that starts at `page`, at most `limit` long.
     func endOfBackedUp(from page: Int, limit: Int) -> Int {
         var end = page

@@ -84,7 +84,7 @@ extension ReservedObject {
         do throws(EngineError) {
             try at(.afterPurgeMark, 0)
             try purgeResident(goalPages, &outcome, progress)
-            let isLeftInBackup = (0..<pageCount).contains { table.isBackedUp($0) }
+            let isLeftInBackup = table.backedUpPages(in: 0..<pageCount) > 0
             if isLeftInBackup, mayUseBackup { try purgeBackedUp(&outcome) }
             let isLeftInPool = try nextExtent(from: 0) != nil
             outcome.isExhausted = !isLeftInPool && (mayUseBackup || !isLeftInBackup)
@@ -132,13 +132,17 @@ extension ReservedObject {
         do throws(Errno) { _ = try poolFile.freePages(first: firstPage, count: pageCount) } catch {
             throw EngineError(.system, "clearing the given-up content of \(id) failed", errno: error)
         }
-        do throws(EngineError) { try dropEverything() } catch { if error.errno != .noSuchFileOrDirectory { throw error } }
+        try dropEverything()
         for page in 0..<pageCount { table.set(page, .purged) }
     }
 
-    /// All of the object's pages in the backup go.
+    /// All of the object's pages in the backup go. A backup that has nothing of it any more leaves nothing to drop.
     func dropEverything() throws(EngineError) {
-        let file = try backup.open(id)
+        let file: BackupFile
+        do throws(EngineError) { file = try backup.open(id) } catch {
+            if error.errno == .noSuchFileOrDirectory { return }
+            throw error
+        }
         do throws(Errno) { try file.drop(at: 0, length: pageCount * unitBytes) } catch {
             throw .backup("dropping the given-up pages of \(id)", error)
         }

@@ -7,11 +7,12 @@ public struct ReservedView: ~Copyable {
     private let engine: Engine
     private let slot: UInt32
     private let staging: Staging
+    private let cancellation: Cancellation?
 
     // Not inlined: specialising a generic walk around it ends Swift 6.3's optimiser.
     @inline(never)
-    fileprivate init(_ id: ObjectID, _ slot: UInt32, _ staging: Staging, _ engine: Engine) {
-        (self.id, self.slot, self.staging, self.engine) = (id, slot, staging, engine)
+    fileprivate init(_ id: ObjectID, _ slot: UInt32, _ staging: Staging, _ engine: Engine, _ cancellation: Cancellation?) {
+        (self.id, self.slot, self.staging, self.engine, self.cancellation) = (id, slot, staging, engine, cancellation)
     }
 
     public var priority: Priority { engine.state.withLock { $0.objects[slot].priority } }
@@ -21,7 +22,7 @@ public struct ReservedView: ~Copyable {
     public var isShrinkable: Bool { engine.state.withLock { $0.objects[slot].isShrinkable } }
 
     /// Moves up to `pages` out, or purges them if the content is expendable (`ttm_bo_shrink`). Wakes the backup's device if need be, as a
-    /// background caller may.
+    /// background caller may. The loop's cancellation stops it between two runs.
     public borrowing func shrink(pages: Int = .max) -> ShrinkResult {
         var result = ShrinkResult()
         guard pages > 0, isShrinkable else { return result }
@@ -31,7 +32,7 @@ public struct ReservedView: ~Copyable {
             result.deferredObjects = 1
             return result
         }
-        let outcome = engine.shrinkReserved(slot, goalPages: pages, staging) { _, _ in true }
+        let outcome = engine.shrinkReserved(slot, goalPages: pages, staging) { _, _ in cancellation?.isCancelled != true }
         result.add(outcome)
         result.freedBytes = ByteCount(outcome.freedBasePages * basePageSize)
         result.failure = outcome.failure
@@ -100,21 +101,22 @@ extension Engine {
                         release(slot)
                         continue
                     }
-                    if try visit(id, slot, staging, body) == .stop { return .stopped }
+                    if try visit(id, slot, staging, cancellation, body) == .stop { return .stopped }
                 case .interrupted: return .interrupted
                 case .gone, .alreadyHeld: continue
                 case .busy, .deadlock: busy += 1
                 }
-            case .reserved(let id, let slot): if try visit(id, slot, staging, body) == .stop { return .stopped }
+            case .reserved(let id, let slot): if try visit(id, slot, staging, cancellation, body) == .stop { return .stopped }
             }
         }
     }
 
     private func visit<E: Error>(
-        _ id: ObjectID, _ slot: UInt32, _ staging: Staging, _ body: (borrowing ReservedView) throws(E) -> WalkStep
+        _ id: ObjectID, _ slot: UInt32, _ staging: Staging, _ cancellation: Cancellation?,
+        _ body: (borrowing ReservedView) throws(E) -> WalkStep
     ) throws(E) -> WalkStep {
         defer { release(slot) }
-        return try body(ReservedView(id, slot, staging, self))
+        return try body(ReservedView(id, slot, staging, self, cancellation))
     }
 
     /// Exhaustive eviction: trylock walks first, then walks under one ticket that wait for busy objects, until `goalPages` are freed or nothing is left.

@@ -14,12 +14,16 @@ final class Room: Sendable {
         var isPlenty = false
         /// Bytes on their way in, not yet in the pools' files.
         var inFlight = 0
+        /// How often some of them landed.
+        var landings: UInt64 = 0
     }
 
     // Looking at /proc/meminfo takes as long as bringing in a quarter of a MiB.
     private static let plentyBytes = 256 << 20
     private static let creditBytes = 64 << 20
     private static let attempts = 8
+    /// How long runs of others may take to land before they are counted as if they all were still to come.
+    private static let landingMilliseconds: UInt64 = 2000
     private static let judgedBytes = 4 << 20
 
     private let floorBytes: Int
@@ -47,31 +51,30 @@ final class Room: Sendable {
         cgroup = configuration.cgroup ?? MemoryCgroup.ofThisProcess()
     }
 
-    /// Room for a run that is about to come in; given back when it is in. With a staging buffer, others are shrunk for it.
+    /// Room for a run that is about to come in; given back as soon as it is in, for then the pool's file has it. With a staging buffer, others are shrunk
+    /// for it.
     func take(_ bytes: Int, engine: Engine, _ staging: Staging?) throws(EngineError) {
         try engine.at(.room)
-        grants.withLock { $0.inFlight += bytes }
-        do throws(EngineError) {
-            try obtain(bytes, engine, staging, checksMachine: true)
-        } catch {
-            giveBack(bytes)
-            throw error
-        }
+        try obtain(bytes, engine, staging, checksMachine: true)
     }
 
     /// Memory is far from short.
     var isPlenty: Bool { maximumResident == nil && grants.withLock { $0.isPlenty } }
 
     func giveBack(_ bytes: Int) {
-        if bytes > 0 { grants.withLock { $0.inFlight -= bytes } }
+        guard bytes > 0 else { return }
+        grants.withLock { grants in
+            grants.inFlight -= bytes
+            grants.landings += 1
+        }
+        grants.notifyAll()
     }
 
     /// Room for an object that its client may fill as soon as it has it. Only the configured limit counts: the client's pages come one by one.
     func admit(_ bytes: Int, engine: Engine, _ staging: Staging) throws(EngineError) {
         guard maximumResident != nil else { return }
-        grants.withLock { $0.inFlight += bytes }
-        defer { giveBack(bytes) }
         try obtain(bytes, engine, staging, checksMachine: false)
+        giveBack(bytes)
     }
 
     private enum Shortage {
@@ -98,13 +101,24 @@ final class Room: Sendable {
     }
 
     private func obtain(_ bytes: Int, _ engine: Engine, _ staging: Staging?, checksMachine: Bool) throws(EngineError) {
-        var lack = try shortage(bytes, engine, checksMachine)
+        // Under the limit, then on the machine; what the limit allowed is given back if the machine has no room.
+        var isUnderLimit = false
+        do throws(EngineError) { try obtain(bytes, engine, staging, checksMachine, &isUnderLimit) } catch {
+            if isUnderLimit { giveBack(bytes) }
+            throw error
+        }
+    }
+
+    private func obtain(
+        _ bytes: Int, _ engine: Engine, _ staging: Staging?, _ checksMachine: Bool, _ isUnderLimit: inout Bool
+    ) throws(EngineError) {
+        var lack = try shortage(bytes, engine, checksMachine, mayWait: staging != nil, &isUnderLimit)
         let lackAtFirst = lack.bytes
         var freedSoFar = 0
         for _ in 0..<Self.attempts where lack.bytes > 0 {
             guard let staging else { break }
             let freed = engine.reclaimDirect(goalPages: (lack.goalBytes + basePageSize - 1) / basePageSize, staging).freedBytes.rawValue
-            lack = try shortage(bytes, engine, checksMachine)
+            lack = try shortage(bytes, engine, checksMachine, mayWait: true, &isUnderLimit)
             if freed == 0 { break }
             freedSoFar += freed
             // Pages that only moved to a store in the same memory give no room; going on would push everything out in vain.
@@ -114,11 +128,13 @@ final class Room: Sendable {
         if lack.bytes > 0 { throw error(lack, bytes) }
     }
 
-    private func shortage(_ bytes: Int, _ engine: Engine, _ checksMachine: Bool) throws(EngineError) -> Shortage {
-        if let maximumResident, !isLimitLifted.load(ordering: .relaxed) {
-            let inFlight = grants.withLock { $0.inFlight }
-            let over = engine.residentBytes() + inFlight - maximumResident
+    private func shortage(
+        _ bytes: Int, _ engine: Engine, _ checksMachine: Bool, mayWait: Bool, _ isUnderLimit: inout Bool
+    ) throws(EngineError) -> Shortage {
+        if !isUnderLimit {
+            let over = takeUnderLimit(bytes, engine, mayWait: mayWait)
             if over > 0 { return .limit(over) }
+            isUnderLimit = true
         }
         guard checksMachine else { return .none }
         let hasCredit = grants.withLock { grants in
@@ -147,6 +163,33 @@ final class Room: Sendable {
         return .none
     }
 
+    /// Counts bytes as on their way in if the limit allows it; otherwise returns by how many it would be exceeded.
+    ///
+    /// A run of another operation that is just being written is in its pool's file in part, and on its way still. Where that decides, it is waited for: who is on
+    /// the way waits for nobody's room, so it lands soon.
+    private func takeUnderLimit(_ bytes: Int, _ engine: Engine, mayWait: Bool) -> Int {
+        let deadline = MonotonicTime.now().advanced(milliseconds: Self.landingMilliseconds)
+        while true {
+            guard let limit = maximumResident, !isLimitLifted.load(ordering: .relaxed) else {
+                grants.withLock { $0.inFlight += bytes }
+                return 0
+            }
+            let landings = grants.withLock { $0.landings }
+            let resident = engine.residentBytes()
+            let isLate = MonotonicTime.now() >= deadline
+            let over = grants.withLock { grants -> Int? in
+                // What landed between the two looks is in neither figure.
+                guard grants.landings == landings else { return nil }
+                let over = resident + grants.inFlight + bytes - limit
+                if over <= 0 { grants.inFlight += bytes }
+                return over
+            }
+            guard let over else { continue }
+            if over <= 0 || !mayWait || isLate || resident + bytes > limit { return over }
+            _ = grants.wait(deadline: deadline) { $0.landings != landings ? true : nil }
+        }
+    }
+
     private func error(_ lack: Shortage, _ bytes: Int) -> EngineError {
         switch lack {
         case .limit(let over):
@@ -172,6 +215,39 @@ final class Room: Sendable {
 extension Engine {
     /// What all pools' memory files take of the machine's memory, ready blocks included; pools of huge pages take none that others could have.
     func residentBytes() -> Int {
-        state.withLock { $0.pools.values.filter { !$0.isHuge } }.reduce(0) { $0 + $1.allocatedPages * basePageSize }
+        // The list is shared with the state, not copied: nothing is allocated.
+        var bytes = 0
+        let pools = state.withLock { $0.poolList }
+        for i in pools.indices where !pools[i].isHuge { bytes += pools[i].allocatedPages * basePageSize }
+        return bytes
     }
+}
+
+/// Room for one run after the other of a recover.
+struct RunRoom {
+    private let engine: Engine
+    private let staging: Staging?
+    private let isHuge: Bool
+    private var bytes = 0
+
+    /// With a staging buffer, others are shrunk where there is none.
+    init(engine: Engine, staging: Staging?, isHuge: Bool) { (self.engine, self.staging, self.isHuge) = (engine, staging, isHuge) }
+
+    var isPlenty: Bool { engine.room.isPlenty }
+
+    mutating func take(_ bytes: Int) throws(EngineError) {
+        giveBack()
+        if isHuge { return try engine.room.takeHugePages(bytes / HugeMemory.unitBytes, engine: engine, staging) }
+        try engine.room.take(bytes, engine: engine, staging)
+        self.bytes = bytes
+    }
+
+    /// So many bytes are in the pool's file now.
+    mutating func land(_ landed: Int) {
+        let landed = min(landed, bytes)
+        engine.room.giveBack(landed)
+        bytes -= landed
+    }
+
+    mutating func giveBack() { land(bytes) }
 }

@@ -82,6 +82,17 @@ public enum Files {
         try retrying { shl_fallocate(fd, SHL_PUNCH_HOLE.rawInt, offset, length) }
     }
 
+    /// As `punch`, through a mapping that nobody touches. Where the file is one of FUSE that is passed through, the mapping is of the file behind it, so
+    /// that its server need not be asked; `punch` always asks it. The corresponding C functions are `mmap`, `munlock` (what is locked is not removed),
+    /// `madvise(MADV_REMOVE)` and `munmap`.
+    public static func punchThroughMapping(_ fd: CInt, at offset: Int, length: Int) throws(Errno) {
+        let mapping = mmap(nil, length, PROT_NONE, MAP_SHARED | SHL_MAP_NORESERVE.rawInt, fd, off_t(offset))
+        guard let mapping, shl_map_failed(mapping) == 0 else { throw lastErrno }
+        defer { munmap(mapping, length) }
+        munlock(mapping, length)
+        try retrying { madvise(mapping, length, MADV_REMOVE) }
+    }
+
     /// The corresponding C function is `fallocate` with the given mode bits.
     public static func allocate(_ fd: CInt, mode: CInt, at offset: Int, length: Int) throws(Errno) {
         try retrying { shl_fallocate(fd, mode, offset, length) }

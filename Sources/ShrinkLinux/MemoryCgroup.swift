@@ -6,8 +6,24 @@ public struct MemoryCgroup: Sendable {
     private enum Version { case one, two }
 
     private let version: Version
-    /// The group's directory first, then its ancestors below the mount.
-    private let directories: [String]
+    /// The group first, then its ancestors below the mount.
+    private let groups: [Group]
+
+    /// Paths, put together once: looking at the figures asks for no memory.
+    private struct Group {
+        let directory: String
+        let usage: String
+        let limits: [String]
+        let statistics: String
+
+        init(_ version: Version, _ directory: String) {
+            self.directory = directory
+            usage = directory + (version == .one ? "/memory.usage_in_bytes" : "/memory.current")
+            // Version 2 has two: above memory.high the group is throttled, above memory.max it is killed. The lower one counts.
+            limits = (version == .one ? ["/memory.limit_in_bytes"] : ["/memory.max", "/memory.high"]).map { directory + $0 }
+            statistics = directory + "/memory.stat"
+        }
+    }
 
     /// Nil where no memory controller is mounted in the usual place, or the group lies outside of what is visible.
     public static func ofThisProcess(mount: String = "/sys/fs/cgroup", membership: String = "/proc/self/cgroup") -> MemoryCgroup? {
@@ -27,17 +43,17 @@ public struct MemoryCgroup: Sendable {
 
     private init?(_ version: Version, root: String, path: String) {
         self.version = version
-        var directories: [String] = []
+        var groups: [Group] = []
         var parts = path.split(separator: "/").map(String.init)
-        let file = version == .one ? "memory.usage_in_bytes" : "memory.current"
         while true {
             let directory = ([root] + parts).reduce("") { $0.isEmpty ? $1 : $0 + "/" + $1 }
             // The root of version 2 has no usage file, and no limit either.
-            if (try? Files.status(of: directory + "/" + file)) != nil { directories.append(directory) }
+            let group = Group(version, directory)
+            if (try? Files.status(of: group.usage)) != nil { groups.append(group) }
             guard parts.popLast() != nil else { break }
         }
-        guard !directories.isEmpty else { return nil }
-        self.directories = directories
+        guard !groups.isEmpty else { return nil }
+        self.groups = groups
     }
 
     /// One group's limit, and what is left of it; bytes.
@@ -50,20 +66,21 @@ public struct MemoryCgroup: Sendable {
 
     /// The file with this group's own pressure stall figures (version 2 alone has them).
     public var pressurePath: String? {
-        guard version == .two, let own = directories.first else { return nil }
-        let path = own + "/memory.pressure"
+        guard version == .two, let own = groups.first else { return nil }
+        let path = own.directory + "/memory.pressure"
         return (try? Files.status(of: path)) == nil ? nil : path
     }
 
     /// The group or ancestor that has least left; nil if none of them has a limit.
     public func tightest() throws(Errno) -> Limit? {
         var least: Limit?
-        for directory in directories {
-            guard let limit = try limitBytes(directory) else { continue }
-            let usage = try number(directory, version == .one ? "memory.usage_in_bytes" : "memory.current") ?? 0
-            let available = limit - usage + (try inactiveFileBytes(directory))
+        // By index: an iterator asks for memory where it is not specialised.
+        for i in groups.indices {
+            guard let limit = try limitBytes(groups[i]) else { continue }
+            let usage = try number(groups[i].usage) ?? 0
+            let available = limit - usage + (try inactiveFileBytes(groups[i]))
             if least.map({ available < $0.availableBytes }) ?? true {
-                least = Limit(directory: directory, limitBytes: limit, availableBytes: available)
+                least = Limit(directory: groups[i].directory, limitBytes: limit, availableBytes: available)
             }
         }
         return least
@@ -72,35 +89,32 @@ public struct MemoryCgroup: Sendable {
     /// Bytes the process may still take before a limit is met: the least over the group and its ancestors. `Int.max` if there is no limit.
     public func availableBytes() throws(Errno) -> Int { try tightest()?.availableBytes ?? .max }
 
-    /// Version 2 has two: above memory.high the group is throttled, above memory.max it is killed. The lower one counts.
-    private func limitBytes(_ directory: String) throws(Errno) -> Int? {
-        let files = version == .one ? ["memory.limit_in_bytes"] : ["memory.max", "memory.high"]
+    private func limitBytes(_ group: Group) throws(Errno) -> Int? {
         var least: Int?
-        for file in files {
+        for i in group.limits.indices {
             // Version 1 says "no limit" with the largest multiple of a page, version 2 with "max".
-            guard let limit = try number(directory, file), limit < Int.max / 2 else { continue }
+            guard let limit = try number(group.limits[i]), limit < Int.max / 2 else { continue }
             least = min(least ?? limit, limit)
         }
         return least
     }
 
-    private func number(_ directory: String, _ file: String) throws(Errno) -> Int? {
-        let bytes: [UInt8]
-        do throws(Errno) { bytes = try Files.contents(of: directory + "/" + file) } catch {
+    private func number(_ path: String) throws(Errno) -> Int? {
+        do throws(Errno) {
+            return try SmallFile.withContents(of: path) { SmallFile.number(after: "", in: $0).map { Int(clamping: $0) } }
+        } catch {
             // The root of a version 2 hierarchy has usage but no limits.
             if error == .noSuchFileOrDirectory { return nil }
             throw error
         }
-        let text = String(decoding: bytes, as: UTF8.self)
-        return text.split(separator: "\n").first.flatMap { UInt64($0) }.map { Int(clamping: $0) }
     }
 
-    private func inactiveFileBytes(_ directory: String) throws(Errno) -> Int {
-        let key = version == .one ? "total_inactive_file " : "inactive_file "
-        for line in String(decoding: try Files.contents(of: directory + "/memory.stat"), as: UTF8.self).split(separator: "\n")
-        where line.hasPrefix(key) {
-            return Int(line.dropFirst(key.count)) ?? 0
+    private func inactiveFileBytes(_ group: Group) throws(Errno) -> Int {
+        let isFirst = version == .one
+        return try SmallFile.withContents(of: group.statistics) { text in
+            Int(
+                clamping: (isFirst
+                    ? SmallFile.number(after: "total_inactive_file ", in: text) : SmallFile.number(after: "inactive_file ", in: text)) ?? 0)
         }
-        return 0
     }
 }

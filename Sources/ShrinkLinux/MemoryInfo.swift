@@ -9,22 +9,12 @@ public struct MemoryInfo: Sendable {
 
     /// `path` is for tests.
     public init(path: String = "/proc/meminfo") throws(Errno) {
-        let text = String(decoding: try Files.contents(of: path), as: UTF8.self)
-        self.init(parsing: text)
-    }
-
-    init(parsing text: String) {
-        (total, free, available, swapFree) = (0, 0, 0, 0)
-        for line in text.split(separator: "\n") {
-            let fields = line.split(whereSeparator: { $0 == ":" || $0 == " " })
-            guard fields.count >= 2, let kib = UInt64(fields[1]) else { continue }
-            switch fields[0] {
-            case "MemTotal": total = kib << 10
-            case "MemFree": free = kib << 10
-            case "MemAvailable": available = kib << 10
-            case "SwapFree": swapFree = kib << 10
-            default: break
+        (total, free, available, swapFree) = try SmallFile.withContents(of: path) { text in
+            func bytes(_ key: StaticString) -> UInt64 {
+                let (bytes, isTooLarge) = (SmallFile.number(after: key, in: text) ?? 0).multipliedReportingOverflow(by: 1024)
+                return isTooLarge ? .max : bytes
             }
+            return (bytes("MemTotal:"), bytes("MemFree:"), bytes("MemAvailable:"), bytes("SwapFree:"))
         }
     }
 }

@@ -96,7 +96,8 @@ import Testing
             let status = try control("status")
             return (status.number("survival.starts") ?? 0, status.number("survival.healed_pages") ?? 0)
         }
-        for point in Self.points {
+        /// Returns the pages healed, or nil if the client has ended.
+        func killEngine(at point: FaultPoint) throws -> Int? {
             let before = try engineStarts()
             // The next engine takes the point with it and dies there; the one after that heals. Not at the first page that comes along.
             try Files.replaceContents(of: arming, with: Array("\(point.rawValue):\(point == .betweenWords ? 20 : 2)".utf8))
@@ -106,15 +107,24 @@ import Testing
                 try survivor.hasEnded() || ((try? Files.status(of: arming)) == nil && (try engineStarts().starts >= before.starts + 2))
             }
             #expect(try !survivor.hasEnded(), "\(point) (seed \(seed)): \(survivor.said) \(daemon.said.suffix(3000))")
-            if try survivor.hasEnded() { return }
-            let after = try engineStarts()
-            print("\(point): healed \(after.healed - before.healed)")
-            if Self.mustHeal.contains(point) { #expect(after.healed > before.healed, "\(point) (seed \(seed))") }
+            return try survivor.hasEnded() ? nil : try engineStarts().healed - before.healed
+        }
+        for point in Self.points {
+            guard var healed = try killEngine(at: point) else { return }
+            var kills = 1
+            // Of a run that holds only zeros nothing needs healing.
+            while healed == 0, kills < 6, Self.mustHeal.contains(point) {
+                guard let again = try killEngine(at: point) else { return }
+                healed = again
+                kills += 1
+            }
+            print("\(point): healed \(healed) after \(kills) kills")
+            if Self.mustHeal.contains(point) { #expect(healed > 0, "\(point) (seed \(seed))") }
         }
         #expect(try survivor.finish() == .exited(0), "seed \(seed): \(survivor.said)")
         let status = try control("status")
         #expect(status.number("survival.lost_pages") == 0, "\(status.output)")
-        #expect(status.number("backup.orphans") ?? 99 <= 2, "\(status.output)")
+        #expect(status.number("backup.orphans") == 0, "\(status.output)")
         #expect(try daemon.stop() == .exited(0))
     }
 }

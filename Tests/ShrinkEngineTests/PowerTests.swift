@@ -124,6 +124,75 @@ import Testing
         gate.release()
     }
 
+    /// A namespace's device is its controller, which has no power management of its own: the PCI device above has.
+    @Test func anNVMeDiskIsAsAwakeAsItsPCIDevice() throws {
+        let directory = try ScratchDirectory()
+        let pci = directory.file("devices/pci0000:00/0000:00:04.0")
+        let controller = pci + "/nvme/nvme0"
+        try Files.makeDirectories(controller + "/nvme0n1/nvme0n1p1")
+        try Files.makeDirectories(directory.file("dev/block"))
+        for (link, target) in [
+            ("\(controller)/device", "../../../0000:00:04.0"), ("\(controller)/nvme0n1/device", "../../nvme0"),
+            (directory.file("dev/block/259:0"), "../../devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1"),
+            (directory.file("dev/block/259:1"), "../../devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1/nvme0n1p1"),
+        ] {
+            guard symlink(target, link) == 0 else { throw Errno.ioError }
+        }
+        for (device, status) in [(controller, "unsupported"), (pci, "suspended")] {
+            try Files.makeDirectories(device + "/power")
+            for (name, text) in [("control", "auto\n"), ("runtime_status", status + "\n")] {
+                try Files.replaceContents(of: device + "/power/" + name, with: Array(text.utf8))
+            }
+        }
+        for minor in 0...1 {
+            guard let gate = SysfsPowerGate(major: 259, minor: minor, sysfs: directory.path, wakeTimeoutMilliseconds: 1) else {
+                return #expect(Bool(false), "no gate")
+            }
+            #expect(!gate.isAwake)
+            try Files.replaceContents(of: pci + "/power/runtime_status", with: Array("active\n".utf8))
+            #expect(gate.isAwake && gate.hold())
+            #expect(try text(pci + "/power/control").hasPrefix("on"))
+            gate.release()
+            #expect(try text(pci + "/power/control").hasPrefix("auto"))
+            try Files.replaceContents(of: pci + "/power/runtime_status", with: Array("suspended\n".utf8))
+        }
+    }
+
+    /// Killed while it holds the device: the next one lets it sleep again. A device that somebody else set to stay awake stays so.
+    @Test func aDeviceThatAnEngineThatDiedHeldMaySleepAgain() throws {
+        let directory = try ScratchDirectory()
+        try fixture(directory, status: "active")
+        let control = directory.file("dev/block/8:0/device/power/control")
+        let note = directory.file("power-held")
+        func gate() throws -> SysfsPowerGate {
+            try #require(SysfsPowerGate(major: 8, minor: 0, sysfs: directory.path, note: note))
+        }
+        // Its end is not seen: it stays in memory, as a process that is killed runs no code.
+        let dead = Unmanaged.passRetained(try gate())
+        defer { dead.release() }
+        #expect(dead.takeUnretainedValue().hold())
+        #expect(try text(control).hasPrefix("on"))
+        // As the kernel shows it.
+        try Files.replaceContents(of: control, with: Array("on\n".utf8))
+        var next: SysfsPowerGate? = try gate()
+        #expect(try text(control).hasPrefix("auto"), "left behind, and let go")
+        #expect(next?.hold() == true)
+        #expect(try text(control).hasPrefix("on"))
+        next?.release()
+        #expect(try text(control).hasPrefix("auto"), "managed on")
+        next = nil
+        #expect((try? Files.contents(of: note)) == nil, "an end that is an end leaves no note")
+        try Files.replaceContents(of: control, with: Array("on\n".utf8))
+        next = try gate()
+        #expect(next?.hold() == true)
+        next?.release()
+        #expect(try text(control).hasPrefix("on"), "somebody else's wish")
+        // And a note of another boot, or of another device, says nothing of this one.
+        try Files.replaceContents(of: note, with: Array("8:0 of another boot\n".utf8))
+        _ = try gate()
+        #expect(try text(control).hasPrefix("on"))
+    }
+
     /// Whoever set it so wants it so.
     @Test func aDeviceThatIsSetToStayAwakeIsLeftSo() throws {
         let directory = try ScratchDirectory()

@@ -45,6 +45,43 @@ import Testing
         #expect(try fixture.mismatches(object) == [])
     }
 
+    /// What is left of given-up content in the backup does not come back by a range either.
+    @Test func aRangeOfGivenUpContentDoesNotComeBack() throws {
+        let fixture = try EngineFixture(poolPages: 256)
+        let engine = fixture.engine
+        let object = try fixture.makeObject(pages: 8, zeroEvery: 0)
+        #expect(engine.shrink(.object(object.id)).backedUpPages == 8)
+        let (first, all) = (PageIndex(rawValue: 0)..<PageIndex(rawValue: 4), PageIndex(rawValue: 0)..<PageIndex(rawValue: 8))
+        #expect(engine.recover(object.id, pages: first).recoveredPages == 4)
+        try engine.setPurgeable(object.id, true)
+        _ = engine.shrinker.scan(goalPages: 8, ReclaimContext(caller: .direct, mayUseFileSystem: false))
+        #expect(try engine.object(object.id).pages.backedUp == 4, "without the file system the backup is left alone")
+        let result = engine.recover(object.id, pages: all)
+        #expect(result.recoveredPages == 0 && result.failure == nil)
+        #expect(try engine.pin(object.id).retained == false)
+        for page in 0..<8 { #expect(fixture.bytes(object, page).allSatisfy { $0 == 0 }) }
+    }
+
+    /// Given up, and its backup removed by somebody: there is nothing to drop, and the pin has its zeros.
+    @Test func givenUpContentWhoseBackupIsGoneIsZeros() throws {
+        let fixture = try EngineFixture(poolPages: 256)
+        let engine = fixture.engine
+        for isPurged in [false, true] {
+            let object = try fixture.makeObject(pages: 8, zeroEvery: 0)
+            #expect(engine.shrink(.object(object.id)).backedUpPages == 8)
+            if isPurged { try engine.setPurgeable(object.id, true) } else { try engine.discardContent(object.id) }
+            try fixture.backup.remove(object.id)
+            if isPurged {
+                try engine.pin(object.id, expecting: .backupFailed)
+                try engine.discardContent(object.id)
+            }
+            #expect(try engine.pin(object.id).retained == false)
+            for page in 0..<8 { #expect(fixture.bytes(object, page).allSatisfy { $0 == 0 }) }
+            #expect(try engine.object(object.id).pages.backedUp == 0)
+            try engine.unpin(object.id)
+        }
+    }
+
     /// Purgeable objects go before others, whatever was used last.
     @Test func purgeableContentGoesBeforeIdleObjects() throws {
         let fixture = try EngineFixture(poolPages: 256, configure: { $0.copyWorkers = 1 })
@@ -120,5 +157,15 @@ import Testing
         #expect(engine.shrinker.count(.background) == .empty, "seed \(seed)")
         #expect(try engine.pool(fixture.pool).pages == PageCounts())
         #expect(fixture.backup.status().storedBytes == 0)
+    }
+}
+
+extension Engine {
+    /// A pin that is to fail.
+    fileprivate func pin(_ id: ObjectID, expecting code: EngineError.Code) throws {
+        do throws(EngineError) {
+            try pin(id)
+            #expect(Bool(false), "\(id) was pinned")
+        } catch { #expect(error.code == code) }
     }
 }

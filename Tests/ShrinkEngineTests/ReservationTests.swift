@@ -165,6 +165,22 @@ import Testing
         #expect(try engine.object(pinned).pages.resident == 8)
     }
 
+    /// Between two runs, not only between two objects.
+    @Test func evictionStopsInTheMiddleOfAnObject() throws {
+        let cancellation = Cancellation()
+        let fixture = try EngineFixture(poolPages: 2048) { configuration in
+            configuration.faults = { point, _, page in
+                if point == .beforeCopyOut, page.rawValue == EngineLimits.runPages { cancellation.cancel() }
+                return nil
+            }
+        }
+        let object = try fixture.makeObject(pages: 4 * EngineLimits.runPages, zeroEvery: 0)
+        #expect(fixture.engine.evict(cancellation: cancellation).failure?.code == .interrupted)
+        #expect(try fixture.engine.object(object.id).pages.backedUp == 2 * EngineLimits.runPages)
+        #expect(fixture.engine.evict().backedUpPages == 2 * EngineLimits.runPages)
+        #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
+    }
+
     @Test func evictionHonoursItsGoal() throws {
         let fixture = try EngineFixture(poolPages: 256)
         let engine = fixture.engine

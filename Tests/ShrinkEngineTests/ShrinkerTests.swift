@@ -111,6 +111,29 @@ import Testing
         for object in objects { #expect(try fixture.mismatches(object, zeroEvery: 0) == []) }
     }
 
+    /// A backup that fails every object is left alone after a few; pools with another one go on.
+    @Test func aBackupThatFailsKeepsNothingFromOthers() throws {
+        let tmpfs = try ScratchMemoryFileSystem(sizeBytes: 16 << 20)
+        for name in ["broken", "sound"] { try Files.makeDirectory(tmpfs.path + "/" + name) }
+        let broken = WatchedBackup(try BackupDirectory(path: tmpfs.path + "/broken"))
+        var configuration = Engine.Configuration()
+        configuration.copyWorkers = 1
+        let engine = try Engine(backup: try BackupDirectory(path: tmpfs.path + "/sound"), configuration: configuration, logger: quiet)
+        let first = try engine.createPool(name: "broken", owner: 0, size: .mebibytes(1), backup: broken).id
+        for _ in 0..<40 { _ = try engine.makeFilledObject(in: first, pages: 1) }
+        let second = try engine.createPool(name: "sound", owner: 0, size: .mebibytes(1)).id
+        for _ in 0..<40 { _ = try engine.makeFilledObject(in: second, pages: 1) }
+        broken.isBroken.store(true, ordering: .relaxed)
+        let before = broken.opens.load(ordering: .relaxed)
+        let result = engine.shrink(.all)
+        #expect(result.failure?.code == .backupFailed)
+        #expect(result.freedBytes == ByteCount(40 * basePageSize))
+        let tries = broken.opens.load(ordering: .relaxed) - before
+        #expect(tries < 40, "all were tried")
+        broken.isBroken.store(false, ordering: .relaxed)
+        #expect(engine.shrink(.all).freedBytes == ByteCount(40 * basePageSize))
+    }
+
     /// Whatever the goal, no more than it is freed.
     @Test func smallGoalsDoNotOverReclaim() throws {
         let seed = testSeed("goals")

@@ -1,3 +1,5 @@
+import ShrinkLinux
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -47,6 +49,52 @@ import Testing
         #expect(reserve(150, 850))
         #expect(reserve(0, 100))
         #expect(allocator.freePages == 0)
+    }
+
+    /// A look at the free blocks in batches, each taken out and given back as the pool's shrinker does: every block once, in so many steps as there are words
+    /// and blocks.
+    @Test func aLookAtFreeBlocksIsLinear() {
+        for pageCount in [64, 1000, 200_000] {
+            var allocator = BlockAllocator(pageCount: pageCount)
+            // Every other page is taken: as many blocks as there can be.
+            for page in stride(from: 0, to: pageCount, by: 2) { _ = allocator.reserve(first: page, count: 1) }
+            var position = BlockAllocator.Position()
+            var seen: [Int] = []
+            while true {
+                var batch: [(first: Int, count: Int)] = []
+                while batch.count < 64, let block = allocator.nextFreeBlock(&position) {
+                    _ = allocator.reserve(first: block.first, count: block.count)
+                    batch.append(block)
+                }
+                if batch.isEmpty { break }
+                for block in batch { allocator.release(first: block.first, count: block.count) }
+                seen += batch.map(\.first)
+            }
+            #expect(seen == Array(stride(from: 1, to: pageCount, by: 2)))
+            #expect(position.steps <= seen.count + pageCount / 32 + 64, "\(position.steps) steps for \(seen.count) blocks")
+        }
+    }
+
+    /// One that is gone leaves its place: those that are there stay, as many as there may be.
+    @Test func openFilesOfRemovedObjectsTakeNoPlace() throws {
+        func file() throws -> BackupFile { BackupFile(try MemoryFile.make("f", size: basePageSize), isStableOnlyWhenSynced: false) }
+        var files = OpenBackupFiles(limit: 4)
+        let ids = (1...6).map { ObjectID(rawValue: $0) }
+        for _ in 0..<10 {
+            files.keep(try file(), of: ids[0])
+            files.forget(ids[0])
+        }
+        files.keep(try file(), of: ids[0])
+        // Two that opened one at once.
+        files.keep(try file(), of: ids[0])
+        for id in ids[1..<4] { files.keep(try file(), of: id) }
+        for id in ids[0..<4] { #expect(files[id] != nil) }
+        #expect(files.count == 4)
+        files.keep(try file(), of: ids[4])
+        #expect(files[ids[0]] == nil && files[ids[4]] != nil, "the oldest makes room")
+        files.forget(ids[2])
+        files.keep(try file(), of: ids[5])
+        #expect(files[ids[1]] != nil && files[ids[5]] != nil && files.count == 4, "a free place is used first")
     }
 
     @Test func everyStateReadsBackAndNoOtherWordIsOne() {

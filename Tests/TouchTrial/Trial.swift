@@ -41,7 +41,7 @@ func runTrial(_ arguments: [String]) {
             pool, userfaults: OwnedDescriptor(owning: 5), at: MappingPlace(address: address, offset: .zero, length: ByteCount(length)))
         say("ready\n")
         let ended = Monitor(false)
-        _ = try DedicatedThread("input") {
+        let input = try DedicatedThread("input") {
             var byte: UInt8 = 0
             while Glibc.read(0, &byte, 1) > 0 {}
             ended.withLock { $0 = true }
@@ -55,6 +55,7 @@ func runTrial(_ arguments: [String]) {
             default: engine.waitForTouchDrops()
             }
         }
+        input.join()
         check(engine.recover(.all).failure)
         engine.waitForTouchDrops()
         say("\(engine.touchCounts)\n")

@@ -138,6 +138,7 @@ public final class Survival: Sendable {
             }
             progress(index + 1)
         }
+        engine.removeLeftovers()
         try takeOverGates(engine)
         // Pages that were lost before are found missing again, and are the same ones.
         state[.lostPages] = max(state[.lostPages], UInt64(lost))

@@ -58,7 +58,7 @@ extension Engine {
             try server.at(.touchAfterCopyIn, object.id, index)
             table.set(unit, .resident)
             server.counters.recoveredPages.add(HugeMemory.basePages, ordering: .relaxed)
-            noteTouched(object, backedUp: 1, zero: 0)
+            count(object, backedUp: 1, zero: 0)
             try server.at(.touchAfterWords, object.id, index)
         } catch {
             // A test stops here, or the backup can't be opened now.
@@ -82,7 +82,7 @@ extension Engine {
         server.counters.zeroPages.add(HugeMemory.basePages, ordering: .relaxed)
         if fault.pool.words.isZero(unit), let object = touchedObject(unit, of: fault.pool) {
             fault.pool.words.set(unit, .resident)
-            noteTouched(object, backedUp: 0, zero: 1)
+            count(object, backedUp: 0, zero: 1)
         }
         fault.pool.touch.end(claim)
         return true

@@ -5,14 +5,14 @@ import SystemPackage
 // keeps its copy.
 
 extension ReservedObject {
-    /// Recovers every unit of a range that is in the backup, as far as it can. `room` is asked before each.
+    /// Recovers every unit of a range that is in the backup, as far as it can. Room is looked for before each.
     func recoverUnits(
         _ units: Range<Int>, _ file: BackupFile, _ huge: HugeMemory, _ outcome: inout RecoverOutcome,
-        _ room: (Int) throws(EngineError) -> Bool, _ progress: (RecoverOutcome) -> Bool
+        _ room: inout RunRoom, _ progress: (RecoverOutcome) -> Bool
     ) throws(EngineError) {
         for unit in units where table.isBackedUp(unit) {
             try at(.cancel, unit)
-            _ = try room(unitBytes)
+            try room.take(unitBytes)
             try recover(unit: unit, file, huge, &outcome)
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
         }
@@ -75,8 +75,7 @@ extension ReservedObject {
         do throws(Errno) {
             do throws(Errno) { try huge.place(firstPage + unit, content) } catch {
                 guard error == .fileExists else { throw error }
-                let offset = poolOffset(unit)
-                try poolFile.locked { (number) throws(Errno) in try Files.punch(number, at: offset, length: HugeMemory.unitBytes) }
+                try poolFile.punch(at: poolOffset(unit), length: unitBytes)
                 try huge.place(firstPage + unit, content)
             }
         } catch {

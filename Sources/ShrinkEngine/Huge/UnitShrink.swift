@@ -63,7 +63,7 @@ extension ReservedObject {
         }
         try at(.afterWords, unit)
         do throws(EngineError) {
-            try free(unit..<unit + 1) { [touch] in touch.end(claim, .protected) }
+            try free(unit..<unit + 1, .endClaim(touch, claim))
         } catch {
             // The memory may still go at any moment: until it is gone nobody may have the unit.
             if error.errno == .timedOut { ending = nil }

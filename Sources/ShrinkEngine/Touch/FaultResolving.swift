@@ -107,7 +107,7 @@ extension Engine {
     }
 
     /// Before the claim ends: the counts agree with the words whenever nobody works on them.
-    func noteTouched(_ object: TouchedObject, backedUp: Int, zero: Int) {
+    func count(_ object: TouchedObject, backedUp: Int, zero: Int) {
         state.withLock { state in
             guard let slot = state.objects.slot(of: object.id) else { return }
             state.noteTouched(
@@ -188,7 +188,7 @@ extension Engine {
                 }
             }
             server.counters.recoveredPages.add(backedUp, ordering: .relaxed)
-            noteTouched(object, backedUp: backedUp, zero: zero)
+            count(object, backedUp: backedUp, zero: zero)
             try server.at(.touchAfterWords, object.id, page - object.firstPage)
         } catch {
             pool.touch.end(claim, .protected)
@@ -198,83 +198,6 @@ extension Engine {
         pool.touch.served(mapping, from: page, to: end, isFault: fault != nil)
         server.ahead.drop(pool, object, page..<end)
         return true
-    }
-
-    private enum Fetching {
-        case fetched
-        /// The backup's server is away.
-        case retry
-        case failed(EngineError)
-    }
-
-    /// Reads pages of an object into the staging buffer.
-    private func fetch(_ pages: Range<Int>, _ object: TouchedObject, _ pool: Pool, _ server: FaultServer, _ staging: Staging) -> Fetching {
-        let first = pages.lowerBound - object.firstPage
-        do throws(EngineError) {
-            try server.at(.touchBeforeCopyIn, object.id, first)
-            let file = try pool.backup.open(object.id)
-            do throws(Errno) {
-                let length = pages.count * basePageSize
-                guard try file.read(into: staging.pages(0..<pages.count), at: first * basePageSize) == length else { throw Errno.ioError }
-                // As in ObjectRecover: a page of zeros is never backed up, so one that comes as zeros must prove that it is there.
-                for i in 0..<pages.count where pool.words.isBackedUp(pages.lowerBound + i) {
-                    guard let base = staging.pages(i..<i + 1).baseAddress, isZero(base, basePageSize) else { continue }
-                    let offset = (first + i) * basePageSize
-                    guard try file.nextData(from: offset) == offset else { throw Errno.noData }
-                }
-            } catch {
-                throw .backup("bringing page \(first) of \(object.id) back on touch", error)
-            }
-            return .fetched
-        } catch {
-            switch error.errno {
-            case .socketNotConnected?, .connectionAbort?:
-                pool.backup.reconnect()
-                return .retry
-            // Not a word of the content: the process is short of something, or a test stops here.
-            case .tooManyOpenFiles?, .tooManyOpenFilesInSystem?, .noMemory?, nil: return .retry
-            default: return .failed(error)
-            }
-        }
-    }
-
-    private struct Placing {
-        var pages = HotPages()
-        var isEmpty: Bool { pages.isEmpty }
-        /// The first page was there already.
-        var isFirstThere = false
-        /// Nothing is wrong with the page: memory is short in the client's cgroup.
-        var mustWait = false
-    }
-
-    /// Places fetched pages, write-protected and asleep; other mappings are protected first, for they see a page as soon as it is there.
-    private func place(_ pages: Range<Int>, _ pool: Pool, _ mapping: MappingID, _ staging: Staging) -> Placing {
-        var placing = Placing()
-        guard pool.touch.protect(pages, except: mapping, .none) else { return placing }
-        for span in pool.touch.spans(of: pages, only: mapping) {
-            var done = 0
-            while done < span.addresses.count {
-                let i = span.firstPage + done / basePageSize - pages.lowerBound
-                let rest = UnsafeRawBufferPointer(staging.pages(i..<i + (span.addresses.count - done) / basePageSize))
-                let placed = Userfaults.copy(
-                    span.userfaults.number, to: span.addresses.lowerBound + UInt(done), from: rest, .writeProtected, .leavesAsleep)
-                for k in 0..<placed.bytes / basePageSize { placing.pages.insert(i + k) }
-                done += placed.bytes
-                guard let error = placed.error else { continue }
-                if error == .fileExists {
-                    if i == 0, placed.bytes == 0 { placing.isFirstThere = true }
-                    done += basePageSize
-                } else if error == .resourceTemporarilyUnavailable, placed.bytes > 0 {
-                    continue
-                } else {
-                    placing.mustWait = error == .noMemory
-                    return placing
-                }
-            }
-            // Seen through the first of several segments, it is in the pool.
-            if !placing.isEmpty { break }
-        }
-        return placing
     }
 
     /// A page that an explicit recover is about to bring as well: placed for readers, protected; its word stays.
@@ -295,73 +218,6 @@ extension Engine {
             fault.pool.touch.wakeOne(fault.mapping, fault.address)
             return true
         }
-    }
-
-    private func placeZeros(_ fault: FaultServer.Fault, count: Int, _ server: FaultServer) {
-        fault.pool.touch.zeroOne(fault.mapping, fault.address)
-        server.counters.zeroPages.add(count, ordering: .relaxed)
-    }
-
-    /// Holes that nothing is stored of. Around the page only such of the same object, and only for a thread that goes through in order.
-    private func placeZeros(
-        _ pool: Pool, _ mapping: MappingID, _ claimed: Range<Int>, _ object: TouchedObject?, _ fault: FaultServer.Fault?,
-        _ server: FaultServer
-    ) {
-        // Nobody waits: then there is no need for memory full of zeros.
-        guard fault != nil else { return }
-        var end = claimed.lowerBound + 1
-        if let object {
-            while end < min(claimed.upperBound, object.end), !pool.words.isBackedUp(end), pool.words.state(end) != .purged { end += 1 }
-        }
-        let pages = claimed.lowerBound..<end
-        for span in pool.touch.spans(of: pages, only: mapping) {
-            var done = 0
-            while done < span.addresses.count {
-                let placed = Userfaults.zero(
-                    span.userfaults.number, span.addresses.lowerBound + UInt(done)..<span.addresses.upperBound, .leavesAsleep)
-                done += placed.bytes
-                server.counters.zeroPages.add(placed.bytes / basePageSize, ordering: .relaxed)
-                guard let error = placed.error else { continue }
-                if error == .fileExists { done += basePageSize } else { break }
-            }
-        }
-        if let object {
-            var zero = 0
-            for page in pages where pool.words.isZero(page) {
-                pool.words.set(page, .resident)
-                zero += 1
-            }
-            noteTouched(object, backedUp: 0, zero: zero)
-        }
-        pool.touch.served(mapping, from: claimed.lowerBound, to: end, isFault: true)
-    }
-
-    func refuse(
-        _ page: Int, _ object: TouchedObject, _ pool: Pool, _ claim: UInt64, _ error: EngineError, _ fault: FaultServer.Fault?,
-        _ server: FaultServer
-    ) {
-        defer { pool.touch.end(claim) }
-        guard let fault else { return }
-        let isLive = state.withLock { state in state.objects.slot(of: object.id).map { state.objects[$0].life == .live } ?? false }
-        guard isLive else {
-            // Its owner destroys it meanwhile, and the backup's part went first.
-            if pool.isHuge { poison(fault, nil, server) } else { placeZeros(fault, count: 1, server) }
-            return
-        }
-        state.withLock { state in
-            // An explicit recover that meets the page again counts on from here.
-            if let slot = state.objects.slot(of: object.id) { state.change(slot) { $0.damagedPages += 1 } }
-            state.damagedPages += 1
-        }
-        logger.error(
-            "a page that a client touched can't be had; the client gets SIGBUS",
-            metadata: ["object": "\(object.id.rawValue)", "page": "\(page - object.firstPage)", "error": "\(error)"])
-        poison(fault, page, server)
-    }
-
-    func poison(_ fault: FaultServer.Fault, _ page: Int?, _ server: FaultServer) {
-        server.counters.poisonedPages.add(1, ordering: .relaxed)
-        fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
     }
 }
 

@@ -10,6 +10,15 @@ struct MappedSegments {
         let unitBytes: Int
         var end: UInt { address + UInt(count * unitBytes) }
         var pages: Range<Int> { firstPage..<firstPage + count }
+
+        /// Where it shows some of the pages; nil if it shows none of them.
+        func addresses(of pages: Range<Int>) -> Range<UInt>? {
+            let first = max(pages.lowerBound, firstPage)
+            let end = min(pages.upperBound, firstPage + count)
+            guard first < end else { return nil }
+            let start = address + UInt((first - firstPage) * unitBytes)
+            return start..<start + UInt((end - first) * unitBytes)
+        }
     }
 
     /// A mapping that is cut into more pieces is given up.
@@ -36,11 +45,8 @@ struct MappedSegments {
     @inline(__always)
     func forEachSpan<E: Error>(of pages: Range<Int>, _ body: (Range<UInt>, Int) throws(E) -> Void) throws(E) {
         for segment in segments {
-            let first = max(pages.lowerBound, segment.firstPage)
-            let end = min(pages.upperBound, segment.pages.upperBound)
-            guard first < end else { continue }
-            let start = segment.address + UInt((first - segment.firstPage) * segment.unitBytes)
-            try body(start..<start + UInt((end - first) * segment.unitBytes), first)
+            guard let addresses = segment.addresses(of: pages) else { continue }
+            try body(addresses, max(pages.lowerBound, segment.firstPage))
         }
     }
 

@@ -8,6 +8,7 @@ import SystemPackage
 final class PoolTouch: Sendable {
     /// Limits, each with an error of its own.
     static let mappingsPerPool = 1024
+    private static let spareLists = 8
 
     /// A registered mapping: a process's userfaultfd and what it shows of the pool.
     struct Mapping {
@@ -29,10 +30,25 @@ final class PoolTouch: Sendable {
         var nextClaim: UInt64 = 1
         /// Workers that wait for a claim to end or for a change.
         var waiters = 0
+        /// Memory for lists of spans, lent to who goes through one.
+        fileprivate var spareLists: [SpanList] = []
 
-        func claim(at page: Int) -> Int? { claims.firstIndex { $0.pages.contains(page) } }
+        // Loops over indices, here and below: the standard library's searches and iterators ask for memory where they are not specialised.
 
-        func isFree(_ pages: Range<Int>) -> Bool { !claims.contains { $0.pages.overlaps(pages) } }
+        func claim(at page: Int) -> Int? {
+            for i in claims.indices where claims[i].pages.contains(page) { return i }
+            return nil
+        }
+
+        func claim(_ id: UInt64) -> Int? {
+            for i in claims.indices where claims[i].id == id { return i }
+            return nil
+        }
+
+        func isFree(_ pages: Range<Int>) -> Bool {
+            for i in claims.indices where claims[i].pages.overlaps(pages) { return false }
+            return true
+        }
 
         mutating func add(_ pages: Range<Int>, _ work: PageClaim.Work) -> UInt64 {
             defer { nextClaim += 1 }
@@ -54,6 +70,7 @@ final class PoolTouch: Sendable {
         self.unitBytes = unitBytes
         var state = State()
         state.claims.reserveCapacity(64)
+        state.spareLists.reserveCapacity(Self.spareLists)
         self.state = Monitor(state)
     }
 
@@ -87,14 +104,14 @@ final class PoolTouch: Sendable {
     /// once more.
     func end(_ id: UInt64, _ ending: Ending = .writable) {
         let claimed = state.withLock { state -> Range<Int>? in
-            guard let i = state.claims.firstIndex(where: { $0.id == id }) else { return nil }
+            guard let i = state.claim(id) else { return nil }
             state.claims[i].wasMet = false
             return state.claims[i].pages
         }
         guard let pages = claimed else { return }
         if ending == .writable { unprotect(pages) }
         let wasMet = state.wait { state -> Bool? in
-            guard let i = state.claims.firstIndex(where: { $0.id == id }) else { return false }
+            guard let i = state.claim(id) else { return false }
             return state.claims[i].guests == 0 ? state.claims.remove(at: i).wasMet : nil
         }
         state.notifyAll()
@@ -109,7 +126,7 @@ final class PoolTouch: Sendable {
     /// The words of a run are about to be set: from here no page of it becomes hot any more. Returns those that did.
     func freeze(_ id: UInt64) -> HotPages {
         state.withLock { state in
-            guard let i = state.claims.firstIndex(where: { $0.id == id }) else { return HotPages() }
+            guard let i = state.claim(id) else { return HotPages() }
             state.claims[i].work = .freeing
             return state.claims[i].hot
         }
@@ -124,17 +141,38 @@ final class PoolTouch: Sendable {
         let addresses: Range<UInt>
     }
 
-    /// The stretches that show some of the pages, of mappings but `except`.
-    func spans(of pages: Range<Int>, except: MappingID? = nil) -> (spans: [Span], generation: UInt64) {
-        state.withLock { state in
-            var spans: [Span] = []
-            for mapping in state.mappings where mapping.id != except {
-                mapping.segments.forEachSpan(of: pages) { (addresses, _) in
-                    spans.append(Span(userfaults: mapping.userfaults, mapping: mapping.id, addresses: addresses))
+    /// A list that is filled again and again. A class: copies of an array would each ask for memory.
+    fileprivate final class SpanList: @unchecked Sendable {
+        // Sendable: whoever has taken it has it alone.
+        var spans: [Span] = []
+    }
+
+    /// Calls `body` with each stretch that shows some of the pages, of mappings but `except`, and the generation that they are of; returns their number and
+    /// the generation. Asks for memory only where there are more stretches than ever before.
+    @discardableResult
+    private func forEachSpan(
+        of pages: Range<Int>, except: MappingID? = nil, _ body: (Span, UInt64) -> Void
+    ) -> (count: Int, generation: UInt64) {
+        let (list, generation) = state.withLock { state -> (SpanList?, UInt64) in
+            if state.mappings.isEmpty { return (nil, state.generation) }
+            let list = state.spareLists.popLast() ?? SpanList()
+            for i in state.mappings.indices where state.mappings[i].id != except {
+                for k in state.mappings[i].segments.segments.indices {
+                    guard let addresses = state.mappings[i].segments.segments[k].addresses(of: pages) else { continue }
+                    list.spans.append(
+                        Span(userfaults: state.mappings[i].userfaults, mapping: state.mappings[i].id, addresses: addresses))
                 }
             }
-            return (spans, state.generation)
+            return (list, state.generation)
         }
+        guard let list else { return (0, generation) }
+        for i in list.spans.indices { body(list.spans[i], generation) }
+        let count = list.spans.count
+        list.spans.removeAll(keepingCapacity: true)
+        state.withLock { state in
+            if state.spareLists.count < Self.spareLists { state.spareLists.append(list) }
+        }
+        return (count, generation)
     }
 
     /// Who protects pages, and how long for.
@@ -149,15 +187,14 @@ final class PoolTouch: Sendable {
     /// A mapping that comes while this runs, by registering or by a fork, is protected too: the list is looked at again until it stays the same.
     func protect(_ pages: Range<Int>, except: MappingID? = nil, _ patience: Patience = .worker) -> Bool {
         for _ in 0..<patience.rawValue {
-            let (spans, generation) = spans(of: pages, except: except)
-            if spans.isEmpty { return true }
             var isComplete = true
-            for span in spans {
+            let (count, generation) = forEachSpan(of: pages, except: except) { span, generation in
                 do throws(Errno) { try Userfaults.protect(span.userfaults.number, span.addresses) } catch {
                     isComplete = false
                     giveUp(span, error, generation)
                 }
             }
+            if count == 0 { return true }
             if isComplete, state.withLock({ $0.generation == generation }) { return true }
             // The events that are pending get worked on by the thread that reads them; a moment is enough, and the deadline only bounds it.
             if !isComplete, patience == .worker {
@@ -188,19 +225,16 @@ final class PoolTouch: Sendable {
     }
 
     func unprotect(_ pages: Range<Int>) {
-        for span in spans(of: pages).spans {
-            while true {
-                do throws(Errno) { try Userfaults.unprotect(span.userfaults.number, span.addresses) } catch {
-                    // Whoever waits meets the protection again and is let through one by one.
-                    try? Userfaults.wake(span.userfaults.number, span.addresses)
-                }
-                break
+        forEachSpan(of: pages) { span, _ in
+            do throws(Errno) { try Userfaults.unprotect(span.userfaults.number, span.addresses) } catch {
+                // Whoever waits meets the protection again and is let through one by one.
+                try? Userfaults.wake(span.userfaults.number, span.addresses)
             }
         }
     }
 
     func wake(_ pages: Range<Int>) {
-        for span in spans(of: pages).spans { try? Userfaults.wake(span.userfaults.number, span.addresses) }
+        forEachSpan(of: pages) { span, _ in try? Userfaults.wake(span.userfaults.number, span.addresses) }
     }
 
     func remove(_ id: MappingID) {
