@@ -143,23 +143,33 @@ final class BackupTree: Sendable {
         } catch {
             return reply.fail(errors.noting(error, .getattr, node))
         }
-        reply.attributes(status, validSeconds: node.map { Self.attributesValidSeconds($0) } ?? 0)
+        reply.attributes(status, validSeconds: node.map { attributesValidSeconds($0) } ?? 0)
     }
 
     /// Sizes, times and owners of objects change behind the kernel's back (passthrough, ageing), so it asks every time.
-    static func attributesValidSeconds(_ node: Node) -> Double {
+    ///
+    /// The directories on the way to a page are looked at with every page of `ls -l`: their owner and mode hold for a moment. Not before the object
+    /// has its owner, who would be turned away for that moment.
+    func attributesValidSeconds(_ node: Node) -> Double {
         switch node {
         case .root, .objects: 1
+        case .object(let id), .pages(let id): (try? store.object(id))??.hint(.owner) == nil ? 0 : Self.listedValidSeconds
         default: 0
         }
     }
 
-    static func nameValidSeconds(_ node: Node) -> Double {
+    /// What a listing said of a page may be believed this long, which is what `ls -l` needs from the listing to its look at the page. Opening a page
+    /// always asks.
+    static let listedValidSeconds = 0.1
+
+    func nameValidSeconds(_ node: Node) -> Double {
         switch node {
         // Two names that are there as long as the mount is.
         case .stats, .objects: 3600
         // Removed through this mount only; the kernel then knows.
         case .object: 1
+        // There until `data` is unlinked, which is on the object's way out.
+        case .pages: attributesValidSeconds(node)
         default: 0
         }
     }
@@ -169,8 +179,8 @@ final class BackupTree: Sendable {
         entry.ino = node.number
         entry.generation = incarnations.generation(of: node)
         entry.attr = try status(of: node)
-        entry.attr_timeout = Self.attributesValidSeconds(node)
-        entry.entry_timeout = Self.nameValidSeconds(node)
+        entry.attr_timeout = attributesValidSeconds(node)
+        entry.entry_timeout = nameValidSeconds(node)
         return entry
     }
 
@@ -192,6 +202,8 @@ final class BackupTree: Sendable {
         }
     }
 
+    func owner(of object: any StoredObject) -> UInt32 { object.hint(.owner).flatMap { UInt32($0) } ?? ownership.daemon }
+
     /// What stat(2) shows. ENOENT if the node is not there.
     func status(of node: Node) throws(Errno) -> stat {
         var status = stat()
@@ -203,7 +215,7 @@ final class BackupTree: Sendable {
         if let id = node.objectID {
             let object = try self.object(id)
             let attributes = try object.attributes
-            owner = object.hint(.owner).flatMap { UInt32($0) } ?? ownership.daemon
+            owner = self.owner(of: object)
             (modified, changed) = (attributes.modified, attributes.changed)
             switch node {
             case .data, .content:
@@ -215,9 +227,8 @@ final class BackupTree: Sendable {
                 if isUnlinked(id) { status.st_nlink = 0 }
             case .page(_, let index):
                 guard let page = try object.page(index) else { throw .noSuchFileOrDirectory }
-                status.st_size = basePageSize
-                status.st_blocks = (page.storedBytes + 511) / 512
-                (modified, changed) = (page.modified, page.modified)
+                return self.status(
+                    of: node, owner: owner, ListedPage(index: index, modified: page.modified, storedBytes: page.storedBytes))
             default: break
             }
         } else if node == .objects {
@@ -226,6 +237,23 @@ final class BackupTree: Sendable {
         } else if node == .stats {
             (modified, changed) = (FileTime.now(), FileTime.now())
         }
+        finish(&status, node, owner: owner, modified: modified, changed: changed)
+        return status
+    }
+
+    /// What stat(2) shows of a page file.
+    func status(of node: Node, owner: UInt32, _ page: ListedPage) -> stat {
+        var status = stat()
+        status.st_ino = UInt(node.number)
+        status.st_nlink = 1
+        status.st_blksize = Int(basePageSize)
+        status.st_size = basePageSize
+        status.st_blocks = (page.storedBytes + 511) / 512
+        finish(&status, node, owner: owner, modified: page.modified, changed: page.modified)
+        return status
+    }
+
+    private func finish(_ status: inout stat, _ node: Node, owner: UInt32, modified: FileTime, changed: FileTime) {
         let access = ownership.access(to: node, owner: owner)
         status.st_mode = access.mode
         status.st_uid = access.uid
@@ -233,7 +261,6 @@ final class BackupTree: Sendable {
         status.st_mtim = timespec(tv_sec: modified.seconds, tv_nsec: modified.nanoseconds)
         status.st_atim = status.st_mtim
         status.st_ctim = timespec(tv_sec: changed.seconds, tv_nsec: changed.nanoseconds)
-        return status
     }
 
     func statfs(_ reply: consuming Reply) {

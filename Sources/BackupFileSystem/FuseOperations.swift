@@ -45,7 +45,11 @@ private func addNames(_ table: inout fuse_lowlevel_ops) {
     table.releasedir = { request, _, _ in Reply(request!).done() }
     table.fsyncdir = { request, _, _, _ in Reply(request!).done() }
     table.readdir = { request, node, room, cookie, _ in
-        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie)
+        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie, .names)
+    }
+    // libfuse asks the kernel for it as needed only: `ls -l` gets attributes with the names, `ls` does not.
+    table.readdirplus = { request, node, room, cookie, _ in
+        tree.list(Reply(request!), Node(number: node), room: room, cookie: cookie, .attributes)
     }
 }
 

@@ -7,12 +7,12 @@ import SystemPackage
 // Directories. A cookie is a position in key order (key + 3; `.` and `..` have 1 and 2), never an index into a list: names that come and go
 // between two calls are neither skipped nor repeated, and nothing is kept between them.
 //
-// Names only, no READDIRPLUS: what it saves is the lookup after the name, and that only while the kernel may believe the listing for a while. Pages come
-// and go without the kernel's knowledge, and a page that was dropped must not be seen a moment longer.
+// Who looks at each page it finds gets the attributes with the names (READDIRPLUS): otherwise `ls -l` is ten requests a page. Pages come and go without
+// the kernel's knowledge, so what a listing says is believed for a tenth of a second; a lookup by name asks every time, and so does an open.
 extension BackupTree {
-    func list(_ reply: consuming Reply, _ node: Node?, room: Int, cookie: Int) {
-        counters.count(.readdir)
-        var listing = Listing(buffer: Worker.current.value.answerBuffer(room))
+    func list(_ reply: consuming Reply, _ node: Node?, room: Int, cookie: Int, _ form: Listing.Form) {
+        counters.count(form == .names ? .readdir : .readdirplus)
+        var listing = Listing(buffer: Worker.current.value.answerBuffer(room), form)
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
             guard node.isDirectory else { throw .notDirectory }
@@ -45,6 +45,7 @@ extension BackupTree {
             let object = try self.object(id)
             guard !isUnlinked(id) else { return }
             var next = StoredPageIndex(rawValue: UInt32(clamping: max(cookie - 2, 0)))
+            if listing.form == .attributes { return try fill(&listing, object, from: next) }
             while let first = next {
                 let pages = try object.pages(from: first, limit: Self.batch)
                 for page in pages {
@@ -54,6 +55,28 @@ extension BackupTree {
                 next = StoredPageIndex(rawValue: end.rawValue + 1)
             }
         default: throw .notDirectory
+        }
+    }
+
+    private func fill(_ listing: inout Listing, _ object: any StoredObject, from first: StoredPageIndex?) throws(Errno) {
+        let owner = owner(of: object)
+        var entry = fuse_entry_param()
+        entry.generation = incarnations.generation(of: .pages(object.id))
+        entry.attr_timeout = Self.listedValidSeconds
+        entry.entry_timeout = Self.listedValidSeconds
+        var next = first
+        while let first = next {
+            let batch = min(Self.batch, listing.room / Listing.smallestWithAttributes + 1)
+            // One that goes away in between makes a batch shorter; only an empty one is the end.
+            let pages = try object.listing(from: first, limit: batch)
+            for page in pages {
+                let node = Node.page(object.id, page.index)
+                entry.ino = node.number
+                entry.attr = status(of: node, owner: owner, page)
+                guard listing.add(String(page.index.rawValue), entry, cookie: Int(page.index.rawValue) + 3) else { return }
+            }
+            guard let end = pages.last?.index else { return }
+            next = StoredPageIndex(rawValue: end.rawValue + 1)
         }
     }
 
@@ -68,25 +91,56 @@ extension BackupTree {
     }
 }
 
-/// The answer to READDIR while it fills.
+/// The answer to READDIR or READDIRPLUS while it fills.
 struct Listing {
+    enum Form {
+        case names
+        case attributes
+    }
+
+    /// fuse_direntplus of a name of one letter, padded.
+    static let smallestWithAttributes = 160
+
     let buffer: UnsafeMutableRawBufferPointer
+    let form: Form
     private(set) var used = 0
 
-    init(buffer: UnsafeMutableRawBufferPointer) { self.buffer = buffer }
+    init(buffer: UnsafeMutableRawBufferPointer, _ form: Form) {
+        self.buffer = buffer
+        self.form = form
+    }
+
+    var room: Int { buffer.count - used }
 
     var filled: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: buffer[..<used]) }
 
     /// False if it does not fit any more: the listing is complete as far as it goes.
     mutating func add(_ name: String, _ node: Node, cookie: Int) -> Bool {
-        let room = buffer.count - used
         guard room > 0 else { return false }
+        if form == .attributes {
+            // Without a node id: a name, and nothing that the kernel would keep.
+            var entry = fuse_entry_param()
+            entry.attr.st_ino = UInt(node.number)
+            entry.attr.st_mode = node.fileType
+            return add(name, entry, cookie: cookie)
+        }
         let start = (buffer.baseAddress! + used).assumingMemoryBound(to: CChar.self)
         var status = stat()
         status.st_ino = UInt(node.number)
         status.st_mode = node.fileType
         // The request is not used for this; libfuse asks for it all the same.
         let needed = fuse_add_direntry(nil, start, room, name, &status, cookie)
+        guard needed <= room else { return false }
+        used += needed
+        return true
+    }
+
+    /// A name with what LOOKUP would have answered.
+    mutating func add(_ name: String, _ entry: fuse_entry_param, cookie: Int) -> Bool {
+        guard room > 0 else { return false }
+        let start = (buffer.baseAddress! + used).assumingMemoryBound(to: CChar.self)
+        var entry = entry
+        let needed = fuse_add_direntry_plus(nil, start, room, name, &entry, cookie)
         guard needed <= room else { return false }
         used += needed
         return true

@@ -13,7 +13,8 @@ extension BackupTree {
         let value: String
         do throws(Errno) {
             guard let node else { throw .staleNFSFileHandle }
-            guard name.hasPrefix("user.") || name.hasPrefix("security.") || name.hasPrefix("trusted.") else { throw .notSupported }
+            // No ACLs and no labels here. "Not supported" and not "none on this file": `ls -l` then asks for the first page only.
+            guard name.hasPrefix("user.") || name.hasPrefix("trusted.") || name == "security.capability" else { throw .notSupported }
             guard name.hasPrefix(Self.prefix) else { throw .noData }
             let short = name.dropFirst(Self.prefix.count)
             if let tiers = try tierRuns(short, of: node, room: room) {

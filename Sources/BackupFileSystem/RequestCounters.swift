@@ -3,7 +3,7 @@ import Synchronization
 /// How many requests of each kind reached the server; with passthrough, reads and writes of `data` do not.
 final class RequestCounters {
     enum Kind: Int, CaseIterable {
-        case lookup, getattr, setattr, open, create, read, write, release, readdir, fsync, fallocate, lseek, getxattr, setxattr
+        case lookup, getattr, setattr, open, create, read, write, release, readdir, readdirplus, fsync, fallocate, lseek, getxattr, setxattr
         case mkdir, rmdir, unlink, statfs
     }
 

@@ -6,6 +6,8 @@
  * - A child process that fork(2) makes has the mapping but no pins: it must not touch the memory, nor call anything here; a pin or unpin there
  *   ends it with SIGSEGV.
  * - Two clients of one object see the same bytes. A pin keeps pages in place; it is no lock.
+ * - With SHRINKD_DEBUG_PINS=1 in the environment, an object's bytes can't be touched at all while it is not pinned: a use without a pin is SIGSEGV
+ *   every time, not zeros now and then. Pins cost system calls then.
  *
  * Every function may be called from any thread; those that end a handle must be its last use. Functions that return int return 0 or more if
  * they did their work, and a negative SHRINKD_ERROR_ otherwise; shrinkd_error_message then has a sentence with cause and way out. Sizes are bytes.
@@ -37,7 +39,8 @@ enum {
     SHRINKD_ERROR_NOT_PINNED = -9,       /* unpin without a pin */
     SHRINKD_ERROR_DAMAGED = -10,         /* the backup lost a page; it is never replaced by zeros */
     SHRINKD_ERROR_LIMIT = -11,           /* a limit of the daemon; the message says which */
-    SHRINKD_ERROR_OTHER = -12
+    SHRINKD_ERROR_OTHER = -12,
+    SHRINKD_ERROR_STOPPED = -13          /* the daemon was stopped, and with it this client's pools, objects and pins ended */
 };
 
 /* What the last function that failed in this thread met with: cause and way out, one line. Valid until the next one fails; never null. */
@@ -103,6 +106,23 @@ int shrinkd_set_leased(shrinkd_object *object, int leased);
  * the last call ends before shrinkd_disconnect returns or soon after. Once a client. */
 typedef void (*shrinkd_revoke_callback)(void *context, uint64_t object_id, uint64_t deadline_ms);
 int shrinkd_on_revoke(shrinkd_client *client, shrinkd_revoke_callback callback, void *context);
+
+/* Memory that is used without pins: a page that is out comes back when it is touched. Never zeros in its place: a page that can't be had is SIGBUS. */
+typedef struct shrinkd_mapping shrinkd_mapping;
+
+/* Maps the pool once more and registers that mapping with the daemon (userfaultfd). If the daemon dies or is restarted, threads that touch a page
+ * that is out wait for the next one and go on. After a stop, what could not be brought back is SIGBUS, and the rest stays as it is.
+ * Linux 6.6 or later. */
+int shrinkd_mapping_register(shrinkd_pool *pool, shrinkd_mapping **mapping);
+
+/* 1 if system calls may be given this memory (read(2) into it, for example); 0 if they fail with EFAULT where a page is out: touch it first, or pin. */
+int shrinkd_mapping_serves_system_calls(const shrinkd_mapping *mapping);
+
+/* Where the object's bytes are in this mapping; null if the object is of another pool. */
+void *shrinkd_mapping_bytes(const shrinkd_mapping *mapping, const shrinkd_object *object);
+
+/* Ends the registration and unmaps the memory: nobody may use it any more, nor the handle. */
+int shrinkd_mapping_unregister(shrinkd_mapping *mapping);
 
 #ifdef __cplusplus
 }

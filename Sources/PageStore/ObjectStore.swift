@@ -136,6 +136,9 @@ public protocol StoredObject: AnyObject, Sendable {
     /// Pages that are there, at or after `first`, in ascending order, at most `limit`.
     func pages(from first: StoredPageIndex, limit: Int) throws(Errno) -> [StoredPageIndex]
 
+    /// Pages as `pages(from:limit:)` gives them, each with what stat(2) shows of it.
+    func listing(from first: StoredPageIndex, limit: Int) throws(Errno) -> [ListedPage]
+
     /// Copies one page as it is at some moment during the call, zeros after the object's end; nil if it is not there. `page` is `basePageSize` bytes.
     func snapshot(of index: StoredPageIndex, into page: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo?
 
@@ -205,6 +208,37 @@ public struct StoredPageInfo: Sendable {
         self.tier = tier
         self.codec = codec
         self.checksum = checksum
+    }
+}
+
+/// A page in a listing.
+public struct ListedPage: Sendable {
+    public var index: StoredPageIndex
+    /// When it was backed up (raw: the file's time).
+    public var modified: FileTime
+    public var storedBytes: Int
+
+    public init(index: StoredPageIndex, modified: FileTime, storedBytes: Int) {
+        self.index = index
+        self.modified = modified
+        self.storedBytes = storedBytes
+    }
+}
+
+extension StoredObject {
+    public func listing(from first: StoredPageIndex, limit: Int) throws(Errno) -> [ListedPage] {
+        var listed: [ListedPage] = []
+        var next: StoredPageIndex? = first
+        // Pages may go away between the two calls; empty means that there are no more.
+        while listed.isEmpty, let from = next {
+            let found = try pages(from: from, limit: limit)
+            for index in found {
+                guard let page = try page(index) else { continue }
+                listed.append(ListedPage(index: index, modified: page.modified, storedBytes: page.storedBytes))
+            }
+            next = found.last.flatMap { StoredPageIndex(rawValue: $0.rawValue + 1) }
+        }
+        return listed
     }
 }
 

@@ -88,6 +88,8 @@ extension ConfigurationKey {
         ConfigurationKey(name: "user-bytes", kind: .size, isLive: true),
         ConfigurationKey(name: "user-backup", kind: .size, isLive: true),
         ConfigurationKey(name: "lease-wait", kind: .count(0...600_000)),
+        ConfigurationKey(name: "session-grace", kind: .count(1...3600)),
+        ConfigurationKey(name: "stop-patience", kind: .count(1...3600)),
         // When memory is given back.
         ConfigurationKey(name: "pressure", kind: .choice(["on", "dry-run", "off"]), isLive: true),
         ConfigurationKey(name: "low-watermark", kind: .sizeOrPercent, isLive: true),

@@ -20,6 +20,9 @@ public struct DescriptorStore: Sendable {
     /// The numbers of the descriptors in the order of `names`, for a child that is about to be started. They stay ours.
     public var numbers: [CInt] { entries.map(\.descriptor.number) }
 
+    /// The first of that name.
+    public func descriptor(_ name: String) -> SharedDescriptor? { entries.first { $0.name == name }?.descriptor }
+
     public enum Outcome: Sendable, Equatable {
         case kept
         /// This open file was there already, under the name given.

@@ -35,6 +35,9 @@ public struct Gate: Sendable {
         return false
     }
 
+    /// The daemon was stopped: nothing can be pinned any more.
+    public var isEnded: Bool { GateWord(rawValue: AtomicMemory.loadRelaxed(word.address)).isEnded }
+
     /// Pins of this client now.
     public var pins: Int {
         let now = GateWord(rawValue: AtomicMemory.loadRelaxed(word.address))

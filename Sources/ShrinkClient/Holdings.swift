@@ -21,7 +21,7 @@ struct Holdings {
     static func adds(_ member: String) -> Bool {
         [
             Methods.mapGates.member, Methods.attachGate.member, Methods.pin.member, Methods.createObject.member, Methods.createPool.member,
-            Methods.openPool.member,
+            Methods.openPool.member, Methods.registerMapping.member,
         ].contains(member)
     }
 

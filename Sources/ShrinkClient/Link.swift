@@ -37,6 +37,8 @@ final class Link: Sendable {
     private let state: Monitor<State>
     private let turn = Monitor(false)
     private let holdings = Mutex(Holdings())
+    /// Mappings of this client, told to every engine anew: the next one may not know them.
+    private let touched = Mutex<[TouchRegistration]>([])
 
     init(path: String, timeoutMilliseconds: UInt64) throws(TransportError) {
         self.path = path
@@ -60,8 +62,12 @@ final class Link: Sendable {
 
     // MARK: Calls
 
-    func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P, _ timeout: UInt64?) throws(ShrinkdError) -> ClientReply {
-        guard Holdings.concerns(method.member) else { return try retrying(method.fullName, parameters, timeout, member: method.member) }
+    func call<P, R>(
+        _ method: WireMethod<P, R>, _ parameters: P, _ timeout: UInt64?, passing descriptors: [SharedDescriptor] = []
+    ) throws(ShrinkdError) -> ClientReply {
+        guard Holdings.concerns(method.member) else {
+            return try retrying(method.fullName, parameters, timeout, member: method.member, passing: descriptors)
+        }
         turn.wait { isTaken -> Void? in
             if isTaken { return nil }
             isTaken = true
@@ -72,7 +78,7 @@ final class Link: Sendable {
             turn.notifyAll()
         }
         if Holdings.adds(method.member) { try openSession() }
-        let reply = try retrying(method.fullName, parameters, timeout, member: method.member)
+        let reply = try retrying(method.fullName, parameters, timeout, member: method.member, passing: descriptors)
         holdings.withLock { $0.note(method.member, parameters, reply) }
         return reply
     }
@@ -86,12 +92,13 @@ final class Link: Sendable {
     }
 
     private func retrying(
-        _ method: String, _ parameters: some Encodable & Sendable, _ timeout: UInt64?, member: String
+        _ method: String, _ parameters: some Encodable & Sendable, _ timeout: UInt64?, member: String,
+        passing descriptors: [SharedDescriptor] = []
     ) throws(ShrinkdError) -> ClientReply {
         for attempt in 1...Self.attempts {
             let (client, generation) = try current()
             do throws(VarlinkFailure) {
-                return try client.call(method, parameters, timeoutMilliseconds: timeout)
+                return try client.call(method, parameters, descriptors: descriptors, timeoutMilliseconds: timeout)
             } catch {
                 if attempt > 1, let reply = try answeredBefore(error, member, parameters) { return reply }
                 guard Self.isServersEnd(error), attempt < Self.attempts, Self.mayBeRepeated(member) else { throw ShrinkdError(error) }
@@ -134,7 +141,7 @@ final class Link: Sendable {
         }.get()
         guard isMine else { return }
         let token = state.withLock { $0.token }
-        let mustHold = holdings.withLock { !$0.isEmpty }
+        let mustHold = holdings.withLock { !$0.isEmpty } || touched.withLock { $0.contains { !$0.isAbandoned } }
         let result = Result { () throws(ShrinkdError) in try connected(token, mustHold) }
         let isClosed = state.withLock { state in
             state.isConnecting = false
@@ -164,6 +171,7 @@ final class Link: Sendable {
                     _ = try client.call(
                         Methods.resumeSession.fullName, ResumeSessionParameters(sessionToken: token),
                         timeoutMilliseconds: Self.returnMilliseconds)
+                    try register(on: client)
                     return (client, true)
                 } catch {
                     guard case .answered(let answer) = error, WireErrorName(fullName: answer.name) == .noSuchSession else { throw error }
@@ -183,6 +191,50 @@ final class Link: Sendable {
             }
             // An engine without a starter needs a moment; there is nothing to wait on.
             DedicatedThread.pause(milliseconds: 20)
+        }
+    }
+
+    // MARK: Memory for touch
+
+    /// Registers a mapping now, and with every engine that comes after this one.
+    func register(_ mapping: TouchRegistration, _ timeout: UInt64?) throws(ShrinkdError) {
+        let known = touched.withLock { touched in
+            defer { if !touched.contains(where: { $0 === mapping }) { touched.append(mapping) } }
+            return touched
+        }
+        // Let go without a word since the last time.
+        for other in known where other.isAbandoned { try? unregister(other, timeout) }
+        do throws(ShrinkdError) {
+            let reply = try call(Methods.registerMapping, mapping.parameters, timeout, passing: [mapping.userfaults])
+            mapping.note(try decoded(reply, RegisterMappingReply.self).mappingId)
+        } catch {
+            if !known.contains(where: { $0 === mapping }) { forget(mapping) }
+            throw error
+        }
+    }
+
+    func unregister(_ mapping: TouchRegistration, _ timeout: UInt64?) throws(ShrinkdError) {
+        forget(mapping)
+        guard let id = mapping.id else { return }
+        _ = try call(Methods.unregisterMapping, UnregisterMappingParameters(mappingId: id), timeout)
+        mapping.note(nil)
+    }
+
+    private func forget(_ mapping: TouchRegistration) { touched.withLock { $0.removeAll { $0 === mapping } } }
+
+    /// All mappings on a new connection that has its session back: so the pools are the same. What the engine took over it is told again, which changes nothing.
+    private func register(on client: VarlinkClient) throws(VarlinkFailure) {
+        for mapping in touched.withLock({ $0 }) where !mapping.isAbandoned {
+            do throws(VarlinkFailure) {
+                let reply = try client.call(
+                    Methods.registerMapping.fullName, mapping.parameters, descriptors: [mapping.userfaults],
+                    timeoutMilliseconds: Self.returnMilliseconds)
+                mapping.note(try reply.decode(RegisterMappingReply.self).mappingId)
+            } catch {
+                if case .transport = error { throw error }
+                // The pool is gone, or its limit is reached: the others go on, and the mapping says why.
+                mapping.note(failure: ShrinkdError(error))
+            }
         }
     }
 

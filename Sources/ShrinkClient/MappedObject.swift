@@ -16,6 +16,7 @@ public final class MappedObject: Sendable {
     private let pool: MappedPool
     private let gates: GateMemory
     private let gate: Gate
+    private let pinGuard: PinGuard?
     private let start: SharedPointer
     /// The content's generation that this client last heard of.
     private let seen: Atomic<UInt32>
@@ -24,9 +25,12 @@ public final class MappedObject: Sendable {
         self.pool = pool
         self.gates = gates
         self.gate = gate
+        pinGuard = pool.pinGuard
         info = reply.bufferObject
         start = SharedPointer(address: bytes.baseAddress)
         seen = Atomic(UInt32(truncatingIfNeeded: reply.purgeGeneration))
+        // One that is new is accessed already.
+        if let pinGuard { pinGuard.follow(gate, bytes) }
     }
 
     deinit { gates.letGo(info.objectId) }
@@ -42,20 +46,22 @@ public final class MappedObject: Sendable {
     ///
     /// - Returns: whether the content is still there. False is said once to each client, however many have the object: its bytes are zeros now.
     /// - Throws: `damaged` if the backup has lost a page (never zeros in its place), `outOfMemory` if there is no room to bring it back,
-    ///   `noSuchObject` if it was destroyed, and what a call can meet with.
+    ///   `noSuchObject` if it was destroyed, `shuttingDown` if the daemon was stopped, and what a call can meet with.
     public func beginAccess() throws(ShrinkdError) -> Bool {
-        if let word = gate.pin() { return isRetained(word.purgeGeneration) }
-        return try isRetained(pool.client.call(Methods.pinGate, ObjectAddress(objectId: info.objectId)))
+        if let word = gate.pin() { return begun(word.purgeGeneration) }
+        try checkNotEnded()
+        return begun(try pool.client.call(Methods.pinGate, ObjectAddress(objectId: info.objectId)))
     }
 
     /// As the blocking call.
     public func beginAccess() async throws(ShrinkdError) -> Bool {
-        if let word = gate.pin() { return isRetained(word.purgeGeneration) }
-        return isRetained(try await pool.client.call(Methods.pinGate, ObjectAddress(objectId: info.objectId)))
+        if let word = gate.pin() { return begun(word.purgeGeneration) }
+        try checkNotEnded()
+        return begun(try await pool.client.call(Methods.pinGate, ObjectAddress(objectId: info.objectId)))
     }
 
     /// Begins an access if that takes no call: nil if the object's pages may have to be brought back first.
-    public func beginAccessIfResident() -> Bool? { gate.pin().map { isRetained($0.purgeGeneration) } }
+    public func beginAccessIfResident() -> Bool? { gate.pin().map { begun($0.purgeGeneration) } }
 
     /// Ends one access. `notPinned` if none is begun.
     public func endAccess() throws(ShrinkdError) {
@@ -63,6 +69,7 @@ public final class MappedObject: Sendable {
             throw ShrinkdError(
                 .notPinned, "object \(info.objectId) has no access of this client to end: it was ended already, or the object is destroyed")
         }
+        if let pinGuard { pinGuard.follow(gate, unsafeBytes) }
     }
 
     /// Accesses of this client now.
@@ -76,7 +83,7 @@ public final class MappedObject: Sendable {
     /// `bytes` checks its bounds. `retained` false: the content was given up since this client's last access, and all bytes are zero.
     public func withAccess<R>(_ body: (_ bytes: inout MutableRawSpan, _ retained: Bool) throws -> R) throws -> R {
         let retained = try beginAccess()
-        defer { _ = gate.unpin() }
+        defer { try? endAccess() }
         var bytes = unsafeBytes.mutableBytes
         return try body(&bytes, retained)
     }
@@ -84,12 +91,27 @@ public final class MappedObject: Sendable {
     /// As the blocking form; only beginning may wait. The body does not await: who holds memory should not.
     public func withAccess<R>(_ body: (_ bytes: inout MutableRawSpan, _ retained: Bool) throws -> R) async throws -> R {
         let retained = try await beginAccess()
-        defer { _ = gate.unpin() }
+        defer { try? endAccess() }
         var bytes = unsafeBytes.mutableBytes
         return try body(&bytes, retained)
     }
 
-    private func isRetained(_ reply: PinReply) -> Bool { isRetained(UInt32(truncatingIfNeeded: reply.purgeGeneration)) }
+    private func checkNotEnded() throws(ShrinkdError) {
+        guard gate.isEnded else { return }
+        throw ShrinkdError(
+            .shuttingDown,
+            "shrinkd was stopped, and object \(info.objectId) ended with it: what could be brought back is in memory, the rest is in the store; start shrinkd, and make pool and object anew"
+        )
+    }
+
+    private func begun(_ reply: PinReply) -> Bool { begun(UInt32(truncatingIfNeeded: reply.purgeGeneration)) }
+
+    /// An access is begun.
+    @inline(__always)
+    private func begun(_ generation: UInt32) -> Bool {
+        if let pinGuard { pinGuard.follow(gate, unsafeBytes) }
+        return isRetained(generation)
+    }
 
     @inline(__always)
     private func isRetained(_ generation: UInt32) -> Bool {
@@ -113,5 +135,6 @@ public final class MappedObject: Sendable {
     /// Destroys the object and its content, this client's accesses included. `busy` while another client has one begun.
     public func destroy() throws(ShrinkdError) {
         _ = try pool.client.call(Methods.destroyObject, ObjectAddress(objectId: info.objectId))
+        if let pinGuard { pinGuard.follow(gate, unsafeBytes) }
     }
 }

@@ -11,6 +11,9 @@ public import ShrinkProtocol
 /// - A child process that fork(2) makes has the mapping but no accesses of its own: it must not touch the memory.
 /// - Two clients of one object see the same bytes. An access keeps pages in place; it is no lock.
 ///
+/// With `SHRINKD_DEBUG_PINS=1` in the environment, memory that is not accessed can't be touched at all: a use outside ends the program (SIGSEGV) every
+/// time, not only when pages happen to be out.
+///
 /// Sizes and offsets are bytes. Errors are `ShrinkdError`.
 public final class MappedPool: Sendable {
     public let client: ShrinkdClient
@@ -21,10 +24,13 @@ public final class MappedPool: Sendable {
     /// Of one of its pages: 4096, or 2 MiB.
     public var pageBytes: Int { memory.pool.pageBytes ?? PoolPageKind.base.bytes }
     private let gates: GateMemory
+    /// Set in the debug mode only.
+    let pinGuard: PinGuard?
 
     init(_ client: ShrinkdClient, _ memory: PoolMemory) throws(ShrinkdError) {
         self.client = client
         self.memory = memory
+        pinGuard = try PinGuard.ifWanted(memory)
         gates = try client.gates.memory(of: client)
     }
 

@@ -34,6 +34,9 @@ public final class PoolMemory: Sendable {
         }
     }
 
+    /// The whole mapping.
+    var all: UnsafeMutableRawBufferPointer { memory.bytes }
+
     /// The object's bytes, as many as were asked for when it was made. Valid for reading and writing while the object is pinned by this process.
     /// Nil if the object is none of this pool.
     public func bytes(of object: WireObject) -> UnsafeMutableRawBufferPointer? {

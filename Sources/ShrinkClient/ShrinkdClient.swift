@@ -105,14 +105,13 @@ public final class ShrinkdClient: Sendable {
             .protocolViolation, "shrinkd's reply to \(method.member) lacks its descriptor; the process may have too many open")
     }
 
-    /// One call that takes descriptors along, blocking. The parameters name them by index.
-    func call<P, R>(_ method: WireMethod<P, R>, _ parameters: P, passing descriptors: [SharedDescriptor]) throws(ShrinkdError) -> R {
-        do throws(VarlinkFailure) {
-            return try link.client.call(method.fullName, parameters, descriptors: descriptors, timeoutMilliseconds: timeout(method.member))
-                .decode(R.self)
-        } catch {
-            throw ShrinkdError(error)
-        }
+    /// Registers a mapping now, and again whenever this client comes back to another engine.
+    func register(_ mapping: TouchRegistration) throws(ShrinkdError) {
+        try link.register(mapping, timeout(Methods.registerMapping.member))
+    }
+
+    func unregister(_ mapping: TouchRegistration) throws(ShrinkdError) {
+        try link.unregister(mapping, timeout(Methods.unregisterMapping.member))
     }
 
     private func timeout(_ member: String) -> UInt64? {

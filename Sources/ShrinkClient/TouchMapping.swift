@@ -7,7 +7,10 @@ import Varlink
 ///
 /// The contract, first of all:
 /// - Never a zero page where content belongs: a page that can't be had is SIGBUS for whoever touches it. That holds while this object lives.
-/// - When the daemon dies, threads that touch a missing page wait. `register(with:)` on a new connection lets them go on.
+/// - When the daemon's engine dies or is restarted, threads that touch a missing page wait for the next one and go on; nothing has to be called.
+/// - When the daemon is stopped, what could not be brought back is SIGBUS, and the rest is this program's own from then on.
+/// - The registration belongs to the client's session. When the client is closed, threads that touch a missing page wait until the mapping is
+///   registered with another one (`register(with:)`).
 /// - With `reach` user mode, a system call that is given memory whose page is out fails with EFAULT: touch the pages first, or pin.
 /// - A child of fork(2) does not have this mapping. mremap(2) and munmap(2) of parts are followed while the daemon lives, and wait for it.
 /// - madvise(MADV_DONTNEED, MADV_REMOVE) on it is not allowed, nor is the pool's descriptor used for anything else than this.
@@ -19,42 +22,41 @@ public final class TouchMapping: Sendable {
     /// Whether system calls may be given memory whose pages are out.
     public let reach: Userfaults.Reach
     private let memory: MappedMemory
-    /// Kept: as long as somebody has it, a missing page is waited for and never read as zeros.
-    private let userfaults: SharedDescriptor
-    private let registration: Monitor<Int?>
+    private let registration: TouchRegistration
+    private var userfaults: SharedDescriptor { registration.userfaults }
 
     fileprivate init(
         _ pool: WirePool, _ memory: consuming MappedMemory, _ userfaults: SharedDescriptor, _ reach: Userfaults.Reach
     ) {
         self.pool = pool
+        registration = TouchRegistration(
+            RegisterMappingParameters(
+                pool: PoolAddress(id: pool.poolId), userfaultFileDescriptor: 0, address: Int(bitPattern: memory.base), offsetBytes: 0,
+                lengthBytes: memory.count), userfaults)
         self.memory = memory
-        self.userfaults = userfaults
         self.reach = reach
-        registration = Monitor(nil)
     }
 
     deinit {
+        registration.abandon()
         // Unmapping waits for whoever reads the events, so the memory leaves the userfaultfd first; nobody touches it any more.
         let start = UInt(bitPattern: memory.base)
         try? Userfaults.unregister(userfaults.number, start..<start + UInt(memory.count))
     }
 
-    /// Registers the mapping on this connection; it is registered until the connection ends. After a restart of the daemon, on the next one.
-    public func register(with client: ShrinkdClient) throws(ShrinkdError) {
-        let parameters = RegisterMappingParameters(
-            pool: PoolAddress(id: pool.poolId), userfaultFileDescriptor: 0, address: Int(bitPattern: memory.base), offsetBytes: 0,
-            lengthBytes: memory.count)
-        let reply = try client.call(Methods.registerMapping, parameters, passing: [userfaults])
-        registration.withLock { $0 = reply.mappingId }
-    }
+    /// Registers the mapping with a client, which does so again with every engine that comes. `mapForTouch` has done it; after `close` of its client the mapping
+    /// can be given to another one.
+    public func register(with client: ShrinkdClient) throws(ShrinkdError) { try client.register(registration) }
+
+    /// Why touches of missing pages wait: the engine that came last did not take the mapping. Nil if it is served.
+    public var registrationFailure: ShrinkdError? { registration.failure }
 
     /// Ends the registration. From now on the memory may be used only while its objects are pinned.
     public func unregister(from client: ShrinkdClient) throws(ShrinkdError) {
-        guard let id = registration.withLock({ $0 }) else { return }
-        _ = try client.call(Methods.unregisterMapping, UnregisterMappingParameters(mappingId: id))
+        guard registration.id != nil else { return }
+        try client.unregister(registration)
         let start = UInt(bitPattern: memory.base)
         try? Userfaults.unregister(userfaults.number, start..<start + UInt(memory.count))
-        registration.withLock { $0 = nil }
     }
 
     /// The object's bytes, as many as were asked for when it was made. Nil if the object is none of this pool.
@@ -99,5 +101,12 @@ extension ShrinkdClient {
             return nil
         }
         return try? Userfaults.open(device: passed.descriptor.number)
+    }
+}
+
+extension MappedPool {
+    /// The pool's memory once more, to be used without accesses. `systemCalls`: as for `ShrinkdClient.mapForTouch`.
+    public func mapForTouch(systemCalls: Bool = true) throws(ShrinkdError) -> TouchMapping {
+        try client.mapForTouch(PoolAddress(id: pool.poolId), systemCalls: systemCalls)
     }
 }

@@ -21,41 +21,46 @@ final class BackupWatch: Sendable {
         var begun = 0
         var done = 0
         var askedAt = MonotonicTime.now()
+        var isEnding = false
     }
 
     private let engine: Engine
     private let state = Monitor(State())
 
-    init(_ engine: Engine) throws(Errno) { self.engine = engine }
+    /// The thread is there from the start: when memory is short there is none to make one.
+    init(_ engine: Engine) throws(Errno) {
+        self.engine = engine
+        let state = state
+        try DedicatedThread("backup-watch", stackSize: 512 << 10) { [weak engine] in
+            while state.wait(until: { $0.isEnding ? false : $0.begun > $0.done ? true : nil }) {
+                guard let engine else { return }
+                let found = (status: engine.backupStatus(), orphans: engine.countOrphans())
+                state.withLock { state in
+                    state.last = found
+                    state.done = state.begun
+                }
+                state.notifyAll()
+            }
+        }.detach()
+    }
+
+    deinit {
+        state.withLock { $0.isEnding = true }
+        state.notifyAll()
+    }
 
     func look() -> View {
-        let mine = state.withLock { state -> (wanted: Int, starts: Bool) in
+        let wanted = state.withLock { state in
+            // One that has begun already may have seen less than this caller did; but a server that hangs needs no second witness.
             if state.begun == state.done {
                 state.begun += 1
                 state.askedAt = .now()
-                return (state.begun, true)
             }
-            // One that has begun already may have seen less than this caller did; but a server that hangs needs no second witness.
-            return (state.begun, false)
+            return state.begun
         }
-        if mine.starts {
-            let (engine, state) = (engine, state)
-            do throws(Errno) {
-                // It ends when the backup answers; until then there is one such thread at most.
-                try DedicatedThread("backup-watch", stackSize: 512 << 10) {
-                    let found = (status: engine.backupStatus(), orphans: engine.countOrphans())
-                    state.withLock { state in
-                        state.last = found
-                        state.done = state.begun
-                    }
-                    state.notifyAll()
-                }.detach()
-            } catch {
-                state.withLock { $0.begun = $0.done }
-            }
-        }
+        state.notifyAll()
         let limit = MonotonicTime.now().advanced(milliseconds: Self.patienceMilliseconds)
-        let answered = state.wait(deadline: limit) { $0.done >= mine.wanted ? true : nil } ?? false
+        let answered = state.wait(deadline: limit) { $0.done >= wanted ? true : nil } ?? false
         return state.withLock { state in
             let silent = answered ? nil : Int(clamping: MonotonicTime.now().nanoseconds(since: state.askedAt) / 1_000_000)
             guard let last = state.last else {

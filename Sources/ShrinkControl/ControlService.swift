@@ -20,7 +20,8 @@ public final class ControlService: VarlinkInterface {
     let survival: Survival
     /// Looked at once: what the kernel and the device allow does not change while the daemon runs.
     let touchFeatures = Engine.touchSupport()
-    let mappings = ConnectionMappings()
+    let mappings: MappingHolders
+    let graceMilliseconds: UInt64
     let gates: GateHolders
     let workers: BlockingWorkers
     let watch: BackupWatch
@@ -38,10 +39,13 @@ public final class ControlService: VarlinkInterface {
         self.version = version
         self.survival = survival
         sessions = Sessions(survival.state)
-        gates = GateHolders(survival, engine, waiting: Set(sessions.waiting.map(\.token)))
+        let tokens = Set(sessions.waiting.map(\.token))
+        gates = GateHolders(survival, engine, waiting: tokens)
+        mappings = try MappingHolders(survival, engine, waiting: tokens, logger: survival.logger)
+        self.graceMilliseconds = graceMilliseconds
         workers = try BlockingWorkers()
         watch = try BackupWatch(engine)
-        grace = try Self.holdPins(of: sessions, gates, engine, graceMilliseconds)
+        grace = try Self.holdPins(of: sessions, gates, mappings, engine, graceMilliseconds)
     }
 
     /// Pools whose memory an open connection was given: their users still need what is in them.
@@ -55,6 +59,7 @@ public final class ControlService: VarlinkInterface {
     /// Ends the service's threads. Call it after the server's `run` has returned.
     public func finish() {
         grace?.finish()
+        mappings.finish()
         workers.finish()
     }
 

@@ -7,39 +7,33 @@ public import Varlink
 
 extension ControlService {
     func registerMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, mappings, connection, descriptors) = (engine, mappings, call.connection.id, call.descriptors)
+        let (engine, sessions, mappings) = (engine, sessions, mappings)
+        let (connection, descriptors) = (call.connection.id, call.descriptors)
         return VarlinkReply(
             try await perform(call, .bookkeeping, RegisterMappingParameters.self) { (parameters, caller) throws(ControlError) in
                 let pool = try engine.pool(parameters.pool, for: caller)
                 guard let address = UInt(exactly: parameters.address) else { throw .parameter("address") }
-                guard mappings.hasRoom(connection) else {
-                    throw .service(
-                        .limitReached,
-                        "this connection has \(Methods.mappingsPerConnection) mappings registered; end some, or use a second one")
-                }
+                guard let token = sessions.token(connection) else { throw .service(.systemFailure, "the connection has ended") }
                 guard let userfaults = descriptors.take(parameters.userfaultFileDescriptor) else {
                     throw .parameter("userfaultFileDescriptor")
                 }
-                do throws(EngineError) {
-                    let id = try engine.registerMapping(
-                        pool.id, userfaults: userfaults,
-                        at: MappingPlace(
-                            address: address, offset: ByteCount(parameters.offsetBytes), length: ByteCount(parameters.lengthBytes)))
-                    mappings.add(id, connection)
-                    return RegisterMappingReply(mappingId: Int(id.rawValue))
-                } catch {
-                    throw ControlError(error)
-                }
+                let id = try mappings.register(
+                    pool.id, userfaults,
+                    at: MappingPlace(
+                        address: address, offset: ByteCount(parameters.offsetBytes), length: ByteCount(parameters.lengthBytes)),
+                    connection, token)
+                // A connection that ended meanwhile has nobody left who would end it.
+                if sessions.token(connection) == nil { _ = mappings.unregister(id, connection) }
+                return RegisterMappingReply(mappingId: Int(id.rawValue))
             })
     }
 
     func unregisterMapping(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (engine, mappings, connection) = (engine, mappings, call.connection.id)
+        let (mappings, connection) = (mappings, call.connection.id)
         try await perform(call, .bookkeeping, UnregisterMappingParameters.self) { (parameters, _) throws(ControlError) in
-            guard let number = UInt32(exactly: parameters.mappingId), mappings.remove(MappingID(rawValue: number), connection) else {
+            guard let number = UInt32(exactly: parameters.mappingId), mappings.unregister(MappingID(rawValue: number), connection) else {
                 throw .parameter("mappingId")
             }
-            engine.unregisterMapping(MappingID(rawValue: number))
         }
         return VarlinkReply()
     }
@@ -73,17 +67,3 @@ extension ControlService {
 
 extension RegisterMappingParameters: VarlinkParameters {}
 extension UnregisterMappingParameters: VarlinkParameters {}
-
-/// Mappings that the open connections registered. They end with the connection: a client that comes back registers anew.
-final class ConnectionMappings: Sendable {
-    private let mappings = Mutex<[UInt64: Set<MappingID>]>([:])
-
-    func hasRoom(_ connection: UInt64) -> Bool { mappings.withLock { ($0[connection]?.count ?? 0) < Methods.mappingsPerConnection } }
-
-    func add(_ mapping: MappingID, _ connection: UInt64) { mappings.withLock { _ = $0[connection, default: []].insert(mapping) } }
-
-    /// False if it is none of the connection's.
-    func remove(_ mapping: MappingID, _ connection: UInt64) -> Bool { mappings.withLock { $0[connection]?.remove(mapping) != nil } }
-
-    func end(_ connection: UInt64) -> Set<MappingID> { mappings.withLock { $0.removeValue(forKey: connection) ?? [] } }
-}

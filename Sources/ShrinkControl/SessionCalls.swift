@@ -20,11 +20,12 @@ extension ControlService {
         case .new: break
         }
         connection.onEnd { [self] in
-            for mapping in mappings.end(id) { engine.unregisterMapping(mapping) }
             let pins = sessions.end(id)
             let hasGates = gates.gates(id) != nil
-            if pins.isEmpty, !hasGates { return gates.forget(connection: id) }
-            _ = await workers.run(.bookkeeping) { [engine, gates] in
+            let hasMappings = mappings.has(id)
+            if pins.isEmpty, !hasGates, !hasMappings { return gates.forget(connection: id) }
+            _ = await workers.run(.bookkeeping) { [engine, gates, mappings] in
+                mappings.end(connection: id)
                 gates.end(id, engine)
                 Self.unpin(pins, engine)
             }
@@ -40,7 +41,7 @@ extension ControlService {
 
     /// Pins again what clients of the last engine had pinned, and watches whether they come back.
     static func holdPins(
-        of sessions: Sessions, _ gates: GateHolders, _ engine: Engine, _ graceMilliseconds: UInt64
+        of sessions: Sessions, _ gates: GateHolders, _ mappings: MappingHolders, _ engine: Engine, _ graceMilliseconds: UInt64
     ) throws(Errno) -> SessionGrace? {
         let waiting = sessions.waiting
         if waiting.isEmpty { return nil }
@@ -56,23 +57,24 @@ extension ControlService {
         }
         return try SessionGrace(waiting, milliseconds: graceMilliseconds) { token, _ in
             guard let pins = sessions.expire(token) else { return }
+            mappings.expire(token)
             unpin(pins, engine)
             gates.expire(token, engine)
         }
     }
 
     func openSession(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let sessions = sessions
+        let (sessions, grace) = (sessions, graceMilliseconds)
         let connection = call.connection.id
         return VarlinkReply(
             try await perform(call, .bookkeeping, NoParameters.self) { (_, _) throws(ControlError) in
                 guard let token = sessions.token(connection) else { throw .service(.systemFailure, "the connection has ended") }
-                return OpenSessionReply(sessionToken: token.text, graceMilliseconds: Int(Self.sessionGraceMilliseconds))
+                return OpenSessionReply(sessionToken: token.text, graceMilliseconds: Int(clamping: grace))
             })
     }
 
     func resumeSession(_ call: VarlinkCall) async throws(ControlError) -> VarlinkReply {
-        let (sessions, gates) = (sessions, gates)
+        let (sessions, gates, mappings) = (sessions, gates, mappings)
         let (connection, peer) = (call.connection.id, call.connection.peer)
         return VarlinkReply(
             try await perform(call, .bookkeeping, ResumeSessionParameters.self) { (parameters, _) throws(ControlError) in
@@ -80,6 +82,7 @@ extension ControlService {
                 switch sessions.resume(connection, token, peer) {
                 case .resumed:
                     gates.resume(connection, token)
+                    mappings.resume(connection, token)
                     return ResumeSessionReply(poolIds: sessions.pools(connection).map { Int($0.rawValue) }.sorted())
                 case .unknown:
                     throw .service(

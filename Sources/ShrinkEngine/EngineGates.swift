@@ -56,6 +56,8 @@ extension Engine {
     /// A client is gone, perhaps with objects pinned: its words, and only its, are dropped.
     public func removeGateClient(_ id: GateClientID) {
         state.withLock { state in
+            // The words say that the engine has ended, and must go on saying so.
+            if state.gates.haveEnded { return }
             guard let client = state.gates.clients.removeValue(forKey: id.rawValue) else { return }
             for object in Array(client.gates.keys) {
                 if let slot = state.objects.slot(of: ObjectID(rawValue: object)) { state.dropGate(slot, of: client) }
@@ -171,6 +173,16 @@ extension Engine {
                 object.content == .kept || object.content == .purgeable
             else { return }
             state.openGates(slot)
+        }
+    }
+
+    /// The engine ends for good: from now on every pin through a gate fails, and its client can tell why.
+    public func endGates() {
+        state.withLock { state in
+            state.gates.haveEnded = true
+            for client in state.gates.clients.values {
+                for gate in client.gates.values { GateTable.end(client.word(gate)) }
+            }
         }
     }
 

@@ -22,6 +22,8 @@ struct GateTable: ~Copyable {
     private var firstFree = Self.none
     var clients: [UInt32: GateClient] = [:]
     var directory: GateDirectory?
+    /// The engine ends: no gate is opened again.
+    var haveEnded = false
     private var freeRegions: [UInt32] = []
     private var nextRegion: UInt32 = 0
     private var nextClient: UInt32 = 1
@@ -74,6 +76,16 @@ struct GateTable: ~Copyable {
             if AtomicMemory.replace(word, &seen, with: closed.rawValue) { return true }
         }
         return false
+    }
+
+    /// Closes one word for good, pinned or not.
+    static func end(_ word: UnsafeMutablePointer<UInt64>) {
+        var seen = AtomicMemory.load(word)
+        for _ in 0..<attempts {
+            if AtomicMemory.replace(word, &seen, with: GateWord(rawValue: seen).ended().rawValue) { return }
+        }
+        // A client that changes its word all the time loses its pins.
+        _ = AtomicMemory.exchange(word, GateWord(gateGeneration: 0, purgeGeneration: 0, isClosed: true).ended().rawValue)
     }
 
     /// Clears the used bit of one word; true if it was set.
@@ -137,7 +149,10 @@ extension EngineState {
     /// stay closed.
     mutating func openGates(_ slot: UInt32) {
         let object = objects[slot]
-        guard object.firstGate != GateTable.none, !object.areGatesOpen, object.life == .live, !pool(of: slot).isDying else { return }
+        guard object.firstGate != GateTable.none, !object.areGatesOpen, object.life == .live, !gates.haveEnded, !pool(of: slot).isDying
+        else {
+            return
+        }
         assert(object.backedUpPages + object.zeroPages + object.purgedPages == 0, "a gate opens before an object that is not whole")
         objects[slot].areGatesOpen = true
         var index = object.firstGate

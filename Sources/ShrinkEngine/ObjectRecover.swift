@@ -97,6 +97,7 @@ extension ReservedObject {
             // What lies between this window and the one before is not in the backup, or it would be in one of them.
             undropped = (undropped.isEmpty ? window.lowerBound : undropped.lowerBound)..<window.upperBound
             ending = .writable
+            touch.showRecovered(poolPages(window))
             try at(.beforeUnprotect, window.lowerBound)
         case .failure(.pages):
             try drop(&undropped, file, &outcome)
@@ -207,6 +208,7 @@ extension ReservedObject {
             switch Result(catching: { () throws(RunError) in try recover(single, file, staging, claim, &room) }) {
             case .success:
                 outcome.recoveredPages += 1
+                touch.showRecovered(poolPages(page..<page + 1))
                 try drop(&single, file, &outcome)
             case .failure(.pages(let reason)):
                 outcome.failedPages += 1

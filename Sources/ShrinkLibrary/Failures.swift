@@ -46,6 +46,7 @@ private func code(of error: ShrinkdError) -> Int32 {
         case .notPinned: SHRINKD_ERROR_NOT_PINNED
         case .damaged: SHRINKD_ERROR_DAMAGED
         case .limitReached: SHRINKD_ERROR_LIMIT
+        case .shuttingDown, .sessionLost: SHRINKD_ERROR_STOPPED
         default: SHRINKD_ERROR_OTHER
         }
     return Int32(code)

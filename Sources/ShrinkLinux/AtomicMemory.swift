@@ -1,4 +1,4 @@
-import CShrinkLinux
+public import CShrinkLinux
 
 // Words in mapped memory. The standard library's atomics own their storage; these work on memory that a file or an arena owns.
 
@@ -7,20 +7,20 @@ public struct PairedWords: Equatable, Sendable {
     public var low: UInt64
     public var high: UInt64
 
-    public init(low: UInt64, high: UInt64) {
+    @inlinable public init(low: UInt64, high: UInt64) {
         self.low = low
         self.high = high
     }
 
     /// The memory is written in the course of a load on old processors: it must be writable.
-    @inline(__always)
+    @inlinable @inline(__always)
     public static func load(_ address: UnsafeMutableRawPointer) -> PairedWords {
         let pair = shl_pair_load(address)
         return PairedWords(low: pair.low, high: pair.high)
     }
 
     /// Stores `desired` if the memory holds `expected`; otherwise `expected` becomes what it holds.
-    @inline(__always)
+    @inlinable @inline(__always)
     public static func replace(_ address: UnsafeMutableRawPointer, _ expected: inout PairedWords, with desired: PairedWords) -> Bool {
         var seen = shl_pair(low: expected.low, high: expected.high)
         if shl_pair_replace(address, &seen, shl_pair(low: desired.low, high: desired.high)) != 0 { return true }
@@ -29,7 +29,7 @@ public struct PairedWords: Equatable, Sendable {
     }
 
     /// Stores `desired` and returns what was there.
-    @inline(__always)
+    @inlinable @inline(__always)
     public static func exchange(_ address: UnsafeMutableRawPointer, with desired: PairedWords) -> PairedWords {
         var seen = load(address)
         while !replace(address, &seen, with: desired) {}
@@ -39,28 +39,36 @@ public struct PairedWords: Equatable, Sendable {
 
 /// Atomic access to one word of memory that outlives the call.
 public enum AtomicMemory {
-    @inline(__always) public static func load(_ word: UnsafeMutablePointer<UInt64>) -> UInt64 { shl_load_acquire(word) }
-    @inline(__always) public static func store(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) { shl_store_release(word, value) }
-    @inline(__always) public static func exchange(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) -> UInt64 {
+    @inlinable @inline(__always) public static func load(_ word: UnsafeMutablePointer<UInt64>) -> UInt64 { shl_load_acquire(word) }
+    @inlinable @inline(__always) public static func store(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) {
+        shl_store_release(word, value)
+    }
+    @inlinable @inline(__always) public static func exchange(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) -> UInt64 {
         shl_exchange(word, value)
     }
     /// Returns the value before.
-    @inline(__always) @discardableResult
+    @inlinable @inline(__always) @discardableResult
     public static func add(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) -> UInt64 { shl_fetch_add(word, value) }
     /// Returns the value before.
-    @inline(__always) @discardableResult
+    @inlinable @inline(__always) @discardableResult
     public static func subtract(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) -> UInt64 { shl_fetch_sub(word, value) }
 
-    @inline(__always) public static func load(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 { shl_load_acquire32(word) }
-    @inline(__always) public static func store(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) { shl_store_release32(word, value) }
-    @inline(__always) public static func exchange(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) -> UInt32 {
+    @inlinable @inline(__always) public static func load(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 { shl_load_acquire32(word) }
+    @inlinable @inline(__always) public static func store(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) {
+        shl_store_release32(word, value)
+    }
+    @inlinable @inline(__always) public static func exchange(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) -> UInt32 {
         shl_exchange32(word, value)
     }
-    @inline(__always) public static func replace(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, with desired: UInt32) -> Bool {
+    @inlinable @inline(__always) public static func replace(_ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, with desired: UInt32)
+        -> Bool
+    {
         shl_replace32(word, expected, desired) != 0
     }
-    @inline(__always) public static func setBits(_ word: UnsafeMutablePointer<UInt32>, _ bits: UInt32) { _ = shl_fetch_or32(word, bits) }
-    @inline(__always) public static func clearBits(_ word: UnsafeMutablePointer<UInt32>, _ bits: UInt32) {
+    @inlinable @inline(__always) public static func setBits(_ word: UnsafeMutablePointer<UInt32>, _ bits: UInt32) {
+        _ = shl_fetch_or32(word, bits)
+    }
+    @inlinable @inline(__always) public static func clearBits(_ word: UnsafeMutablePointer<UInt32>, _ bits: UInt32) {
         _ = shl_fetch_and32(word, ~bits)
     }
 }

@@ -59,12 +59,3 @@ extension Userfaults.Mode {
     /// Pages that the file has, and the mapping not yet.
     public static let minor = Userfaults.Mode(rawValue: UInt64(SHL_UFFD_MODE_MINOR.rawUnsigned))
 }
-
-extension Userfaults {
-    /// Maps pages that the file has. EFAULT: the file has a hole there; EEXIST: they are mapped. The corresponding C function is
-    /// `ioctl(UFFDIO_CONTINUE)`.
-    public static func mapPresent(_ fd: CInt, _ range: Range<UInt>) throws(Errno) {
-        // Another process's addresses may be wrong through no fault of ours: EFAULT is an answer here, not a bug.
-        if shl_uffd_continue(fd, UInt64(range.lowerBound), UInt64(range.count)) < 0 { throw Errno(rawValue: errno) }
-    }
-}

@@ -61,6 +61,16 @@ public enum ProcessMemory {
     /// Locks what is and will be mapped, page by page as it is first used. The corresponding C function is `mlockall(MCL_ONFAULT)`.
     public static func lockOnFault() throws(Errno) { try check(shl_mlockall_on_fault()) }
 
+    /// Whoever touches these pages ends with SIGSEGV, system calls fail with EFAULT. The corresponding C function is `mprotect(PROT_NONE)`.
+    public static func forbid(_ memory: UnsafeMutableRawBufferPointer) throws(Errno) {
+        try check(mprotect(memory.baseAddress, memory.count, PROT_NONE))
+    }
+
+    /// Pages that were forbidden may be read and written again. The corresponding C function is `mprotect`.
+    public static func allow(_ memory: UnsafeMutableRawBufferPointer) throws(Errno) {
+        try check(mprotect(memory.baseAddress, memory.count, PROT_READ | PROT_WRITE))
+    }
+
     /// Releases the locks of a mapping, so that a sparse pool stays sparse. The corresponding C function is `munlock`.
     public static func unlock(_ memory: UnsafeRawBufferPointer) throws(Errno) { try check(munlock(memory.baseAddress, memory.count)) }
 }

@@ -86,6 +86,15 @@ public struct MemoryCgroup: Sendable {
         return least
     }
 
+    /// Reads once what `tightest` may want, which a limit that is set later makes it read for the first time: with no memory left to open a file in.
+    public func prepare() {
+        for group in groups {
+            _ = try? limitBytes(group)
+            _ = try? number(group.usage)
+            _ = try? inactiveFileBytes(group)
+        }
+    }
+
     /// Bytes the process may still take before a limit is met: the least over the group and its ancestors. `Int.max` if there is no limit.
     public func availableBytes() throws(Errno) -> Int { try tightest()?.availableBytes ?? .max }
 

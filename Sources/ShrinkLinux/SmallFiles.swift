@@ -1,4 +1,3 @@
-import CShrinkLinux
 import Glibc
 import SystemPackage
 
@@ -7,25 +6,24 @@ enum SmallFile {
     /// What is read of a file; the kernel's are shorter, and what a caller looks for stands near the start.
     private static let limit = 8192
 
-    /// Calls `body` with the start of a file. The corresponding C functions are `open`, `read` and `close`.
+    /// Calls `body` with the start of a file. The corresponding C functions are `open` and `pread`.
     static func withContents<R>(of path: String, _ body: (UnsafeRawBufferPointer) -> R) throws(Errno) -> R {
-        // A string given where C wants a pointer is copied; here its own bytes are used.
-        let number = path.withCString { shl_openat(AT_FDCWD, $0, O_RDONLY | O_CLOEXEC, 0) }
-        let file = OwnedDescriptor(owning: try check(number))
         var storage = InlineArray<8192, UInt8>(repeating: 0)
         var bytes = storage.mutableSpan
-        let result = bytes.withUnsafeMutableBytes { buffer -> Result<R, Errno> in
-            var count = 0
-            while count < limit {
-                let n = Glibc.read(file.number, buffer.baseAddress! + count, limit - count)
-                if n < 0, errno == EINTR { continue }
-                if n < 0 { return .failure(lastErrno) }
-                if n == 0 { break }
-                count += n
+        return try KernelFiles.withOpen(path) { (number) throws(Errno) -> R in
+            let result = bytes.withUnsafeMutableBytes { buffer -> Result<R, Errno> in
+                var count = 0
+                while count < limit {
+                    let n = pread(number, buffer.baseAddress! + count, limit - count, count)
+                    if n < 0, errno == EINTR { continue }
+                    if n < 0 { return .failure(lastErrno) }
+                    if n == 0 { break }
+                    count += n
+                }
+                return .success(body(UnsafeRawBufferPointer(rebasing: buffer[0..<count])))
             }
-            return .success(body(UnsafeRawBufferPointer(rebasing: buffer[0..<count])))
+            return try result.get()
         }
-        return try result.get()
     }
 
     /// The decimal number in a line that begins with `key`, blanks between them passed over; nil if there is no such line, or no number in it. An empty key

@@ -123,6 +123,13 @@ public enum Userfaults {
         return placed(shl_uffd_poison(fd, UInt64(range.lowerBound), UInt64(range.count), 0, &done), done)
     }
 
+    /// Shows pages that are in the file already, also where a poisoned page's mark is. One that is shown is EEXIST, one that is not in the file EFAULT. The
+    /// corresponding C function is `ioctl(UFFDIO_CONTINUE)`.
+    public static func show(_ fd: CInt, _ range: Range<UInt>) -> Placed {
+        var done: Int64 = 0
+        return placed(shl_uffd_continue(fd, UInt64(range.lowerBound), UInt64(range.count), 0, &done), done)
+    }
+
     /// From now on writes to the range wait, missing pages included. The corresponding C function is `ioctl(UFFDIO_WRITEPROTECT)`.
     public static func protect(_ fd: CInt, _ range: Range<UInt>) throws(Errno) {
         try outcome(shl_uffd_writeprotect(fd, UInt64(range.lowerBound), UInt64(range.count), 1))

@@ -50,6 +50,7 @@ final class PressureSensors {
         self.epoll = epoll
         self.stallMilliseconds = stallMilliseconds
         hasStalls = StallFigures.read(places.stalls + "/memory") != nil
+        places.cgroup?.prepare()
         for role in Role.allCases { open(role) }
     }
 

@@ -36,7 +36,7 @@ public struct StallFigures: Sendable, Equatable {
 
     /// Nil where the file is missing or cannot be read: PSI may be off (`psi=1` on the kernel's command line).
     static func read(_ path: String) -> StallFigures? {
-        guard let bytes = try? Files.contents(of: path, limit: 4096) else { return nil }
+        guard let bytes = try? KernelFiles.contents(of: path) else { return nil }
         return StallFigures(parsing: String(decoding: bytes, as: UTF8.self))
     }
 }

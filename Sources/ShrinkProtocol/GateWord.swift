@@ -14,6 +14,7 @@
 /// | 0 – 19 | pins of this client | client: +1, −1; daemon: sets it when it opens |
 /// | 20 | closed: the object may be out, pin through the socket | daemon |
 /// | 21 | used since the daemon last looked | client sets it with every pin; daemon clears |
+/// | 22 | ended: the daemon was stopped, nobody opens the gate again; closed as well | daemon, last of all |
 /// | 24 – 43 | purge generation: one more whenever the object's content was given up and made zeros | daemon |
 /// | 44 – 63 | gate generation: one more whenever the gate is given to another object | daemon |
 ///
@@ -41,6 +42,7 @@ public struct GateWord: Hashable, Sendable {
     @usableFromInline static let pinMask: UInt64 = (1 << 20) - 1
     @usableFromInline static let closedBit: UInt64 = 1 << 20
     @usableFromInline static let usedBit: UInt64 = 1 << 21
+    @usableFromInline static let endedBit: UInt64 = 1 << 22
     @usableFromInline static let generationMask: UInt64 = (1 << 20) - 1
     @usableFromInline static let purgeShift: UInt64 = 24
     @usableFromInline static let gateShift: UInt64 = 44
@@ -60,6 +62,8 @@ public struct GateWord: Hashable, Sendable {
 
     @inlinable public var pins: Int { Int(rawValue & Self.pinMask) }
     @inlinable public var isClosed: Bool { rawValue & Self.closedBit != 0 }
+    /// The daemon was stopped.
+    @inlinable public var isEnded: Bool { rawValue & Self.endedBit != 0 }
     @inlinable public var isUsed: Bool { rawValue & Self.usedBit != 0 }
     @inlinable public var purgeGeneration: UInt32 { UInt32(truncatingIfNeeded: rawValue >> Self.purgeShift & Self.generationMask) }
     @inlinable public var gateGeneration: UInt32 { UInt32(truncatingIfNeeded: rawValue >> Self.gateShift & Self.generationMask) }
@@ -80,6 +84,9 @@ public struct GateWord: Hashable, Sendable {
         guard rawValue >> Self.gateShift == UInt64(generation), rawValue & Self.pinMask != 0 else { return nil }
         return GateWord(rawValue: rawValue &- 1)
     }
+
+    /// The word closed for good, with the pins that it has: they can still be undone.
+    public func ended() -> GateWord { GateWord(rawValue: rawValue | Self.closedBit | Self.endedBit) }
 
     /// Forgets that the gate was used.
     public mutating func clearUsed() { rawValue &= ~Self.usedBit }

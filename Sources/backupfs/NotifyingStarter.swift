@@ -38,7 +38,11 @@ struct NotifyingStarter: Starter {
         }
     }
 
-    func ready() { attempt("report readiness") { () throws(Errno) in try notifier.ready() } }
+    func ready() {
+        // All threads are there.
+        try? ProcessMemory.allocateWorkingMemory()
+        attempt("report readiness") { () throws(Errno) in try notifier.ready() }
+    }
 
     func stopping() { attempt("report the end") { () throws(Errno) in try notifier.stopping() } }
 

@@ -57,6 +57,7 @@ struct Serve: ParsableCommand {
             logger.error("\(error)")
             return .configuration
         }
+        ProcessMemory.keepOneHeap()
         var served: ServedStore
         do throws(StoreError) { served = try store.open(logger) } catch {
             logger.error("\(error)")

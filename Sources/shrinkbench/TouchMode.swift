@@ -10,6 +10,10 @@ struct TouchMode: ParsableCommand {
             One thread touches pages that are out: all in order, and single ones at random. The packed layout through the mount; zram as swap of its own, \
             the better of page-cluster 0 and 3 in order, 0 at random; the floor is a loop in C that does nothing but read 4 KiB of the same store and place them. The \
             toucher has one processor, the handler of ours and of the floor another. Needs root; the device and every setting are put back.
+
+            With --in-order it is touches in order alone, and each pass's time is printed on the monotonic clock, as `perf report --time` takes it:
+
+              perf record -a -g -k CLOCK_MONOTONIC -o FILE shrinkbench touch --in-order
             """)
 
     @Option(help: "Take the pages from this file instead of the machine's shared libraries.") var data: String?
@@ -18,6 +22,7 @@ struct TouchMode: ParsableCommand {
     @Option(help: "Runs; figures in order are medians, random touches of all runs are one histogram.") var runs = 5
     @Option(help: "Random touches of a run.") var touches = 2000
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
+    @Flag(name: .customLong("in-order"), help: "Touch in order only, and say when.") var inOrderOnly = false
     @Flag(help: "Print one JSON document.") var json = false
 
     struct Report: Encodable {
@@ -26,6 +31,8 @@ struct TouchMode: ParsableCommand {
         var zramSequentialGibS: Double
         var sequentialVsZram: Double
         var sequentialMicrosecondsPerPage: Double
+        var sequentialCpuSecondsPerGib: Double
+        var zramSequentialCpuSecondsPerGib: Double
         var randomP50Microseconds: Double
         var randomP99Microseconds: Double
         var floorP50Microseconds: Double
@@ -47,6 +54,8 @@ struct TouchMode: ParsableCommand {
             case zramSequentialGibS = "zram_sequential_gib_s"
             case sequentialVsZram = "sequential_vs_zram"
             case sequentialMicrosecondsPerPage = "sequential_microseconds_per_page"
+            case sequentialCpuSecondsPerGib = "sequential_cpu_seconds_per_gib"
+            case zramSequentialCpuSecondsPerGib = "zram_sequential_cpu_seconds_per_gib"
             case randomP50Microseconds = "random_p50_microseconds"
             case randomP99Microseconds = "random_p99_microseconds"
             case floorP50Microseconds = "floor_p50_microseconds"
@@ -71,7 +80,7 @@ struct TouchMode: ParsableCommand {
         let pages = try RealPages(size: size << 20, file: data)
         let scratch = try Scratch()
         defer { scratch.cleanUp() }
-        let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + (256 << 20))
+        let store = try scratch.packedDirectory("store", sizeBytes: pages.count + (256 << 20))
         let server = try scratch.serve(store: store, ["--layout", "packed", "--codec", codec])
         let zram = try Zram(sizeBytes: pages.count * 2)
         defer { zram.remove() }
@@ -86,23 +95,35 @@ struct TouchMode: ParsableCommand {
         }
         var (inOrder, zramInOrder) = ([Double](), [0: [Double](), 3: [Double]()])
         var (random, floorRandom, zramRandom) = (Histogram(), Histogram(), Histogram())
+        var (cpu, zramCPU) = ([Double](), [0: [Double](), 3: [Double]()])
         var faults = 0
+        func ourCPU() -> UInt64 { ProcessorTime.ofThisProcess() + ((try? ProcessorTime.of(server.processID)) ?? 0) }
+        func perGib(_ nanoseconds: UInt64) -> Double { Double(nanoseconds) / 1e9 / (Double(pages.count) / Double(1 << 30)) }
         var generator = SystemRandomNumberGenerator()
         for run in 0...runs {
             // The first run warms up.
             let counts = run > 0
             try ours.moveOut()
             let before = ours.faults
+            let cpuBefore = ourCPU()
+            let started = MonotonicTime.now()
             let nanoseconds = ours.touchAll()
+            if counts { cpu.append(perGib(ourCPU() - cpuBefore)) }
+            if inOrderOnly {
+                print("in order \(clock(started)),\(clock(MonotonicTime.now()))  \(column(gibPerSecond(pages.count, nanoseconds))) GiB/s")
+            }
             faults = ours.faults - before
             try ours.compare()
             if counts { inOrder.append(gibPerSecond(pages.count, nanoseconds)) }
             for cluster in [0, 3] {
                 try zram.setPageCluster(cluster)
                 try swapped.moveOut(zram)
+                let cpuBefore = ProcessorTime.ofThisProcess()
                 let nanoseconds = swapped.touchAll()
+                if counts { zramCPU[cluster]?.append(perGib(ProcessorTime.ofThisProcess() - cpuBefore)) }
                 if counts { zramInOrder[cluster]?.append(gibPerSecond(pages.count, nanoseconds)) }
             }
+            if inOrderOnly { continue }
             try zram.setPageCluster(0)
             try ours.moveOut()
             try swapped.moveOut(zram)
@@ -124,11 +145,13 @@ struct TouchMode: ParsableCommand {
         try floor.end()
         try ours.end()
         let zramBest = zramInOrder.values.map { median($0) }.max() ?? 0
+        let zramLeastCPU = zramCPU.values.map { median($0) }.min() ?? 0
         let ratio = { (a: UInt64, b: UInt64) in rounded(Double(a) / Double(max(1, b))) }
         let report = Report(
             dataBytes: pages.count, sequentialGibS: rounded(median(inOrder)), zramSequentialGibS: rounded(zramBest),
             sequentialVsZram: rounded(median(inOrder) / zramBest),
             sequentialMicrosecondsPerPage: rounded(4096 / median(inOrder) / Double(1 << 30) * 1e6),
+            sequentialCpuSecondsPerGib: rounded(median(cpu)), zramSequentialCpuSecondsPerGib: rounded(zramLeastCPU),
             randomP50Microseconds: Double(random.percentile(50)) / 1000, randomP99Microseconds: Double(random.percentile(99)) / 1000,
             floorP50Microseconds: Double(floorRandom.percentile(50)) / 1000,
             floorP99Microseconds: Double(floorRandom.percentile(99)) / 1000,
@@ -143,8 +166,9 @@ struct TouchMode: ParsableCommand {
             "recover on touch, packed (\(codec)), \(size) MiB (\(pages.source)), objects of \(objectSize) KiB, \(runs) runs of \(touches) random touches"
         )
         print(
-            "in order     ours \(report.sequentialGibS) GiB/s (\(report.faultsInOrder) faults)   zram \(report.zramSequentialGibS)   ratio \(report.sequentialVsZram)"
+            "in order     ours \(report.sequentialGibS) GiB/s (\(report.faultsInOrder) faults)   zram \(report.zramSequentialGibS)   ratio \(report.sequentialVsZram)   CPU s/GiB \(report.sequentialCpuSecondsPerGib) and \(report.zramSequentialCpuSecondsPerGib)"
         )
+        if inOrderOnly { return }
         print("at random     ours    floor     zram   vs floor  vs zram")
         for (name, p) in [("p50 µs", 50.0), ("p99 µs", 99.0)] {
             let (a, b, c) = (random.percentile(p), floorRandom.percentile(p), zramRandom.percentile(p))
@@ -153,5 +177,10 @@ struct TouchMode: ParsableCommand {
             )
         }
         for (name, histogram) in [("ours", random), ("floor", floorRandom), ("zram", zramRandom)] { histogram.printed(name) }
+    }
+
+    private func clock(_ time: MonotonicTime) -> String {
+        let fraction = String(time.nanoseconds % 1_000_000_000)
+        return "\(time.nanoseconds / 1_000_000_000)." + String(repeating: "0", count: 9 - fraction.count) + fraction
     }
 }

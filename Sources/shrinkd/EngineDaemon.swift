@@ -33,6 +33,7 @@ final class EngineDaemon {
         try ThisProcess.raiseDescriptorLimit()
         var inherited = InheritedDescriptors()
         try Lifeline.watch(&inherited)
+        ProcessMemory.keepOneHeap()
         do throws(Errno) { try ProcessMemory.lockOnFault() } catch {
             log.warning(
                 "Memory is not locked: under pressure the daemon itself may be paged out. Raise LimitMEMLOCK.",
@@ -63,7 +64,9 @@ final class EngineDaemon {
         self.ownSocket = ownSocket
         pressure = try PressureWiring(engine, configuration, runtimeDirectory: runtimeDirectory, passed: pressureSocket, log: log)
         heartbeat = Heartbeat(notifier, engine, pressure.monitor)
-        control = try ControlService(engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor)
+        control = try ControlService(
+            engine: engine, version: productVersion, survival: survival, pressure: pressure.monitor,
+            graceMilliseconds: configuration.count("session-grace").map { UInt64($0) * 1000 } ?? ControlService.sessionGraceMilliseconds)
         server = try VarlinkServer(
             listener: listener,
             vendor: VarlinkVendor(
@@ -92,6 +95,8 @@ final class EngineDaemon {
         let epoll = try Epoll()
         try epoll.add(signals.number, .input, token: 0)
         try epoll.add(wakeup.number, .input, token: 1)
+        // All threads are there.
+        try? ProcessMemory.allocateWorkingMemory()
         try notifier.ready(status: heartbeat.text)
         if try waitForEnd(epoll) == .park {
             park()
@@ -107,9 +112,15 @@ final class EngineDaemon {
         // Whoever comes now is told at once that nobody listens, instead of waiting at a socket that the starter still holds.
         KeptListener.forget(survival.descriptors)
         engine.beginShutdown()
-        let homecoming = Homecoming(engine, control.heldPools, notifier, log)
-        try homecoming.run(epoll, signals)
+        let homecoming = Homecoming(engine, control.heldPools, notifier, log, patienceSeconds: configuration.count("stop-patience"))
+        let ending = try homecoming.run(epoll, signals)
         let left = homecoming.nameLosses()
+        homecoming.endMemory()
+        if ending == .stuck {
+            // Whoever still waits for the backup would be waited for here.
+            if let ownSocket { try? Files.remove(ownSocket) }
+            return .stopped
+        }
         serving.cancel()
         let result = ended.wait { $0 }
         control.finish()

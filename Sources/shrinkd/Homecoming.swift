@@ -12,19 +12,30 @@ final class Homecoming {
     private let pools: [PoolID]
     private let notifier: Notifier
     private let log: Logger
+    private let patienceSeconds: Int
 
-    init(_ engine: Engine, _ pools: [PoolID], _ notifier: Notifier, _ log: Logger) {
+    /// Below the unit's TimeoutStopSec= (90 s), which counts from the last progress too.
+    private static let patienceSeconds = 20
+
+    init(_ engine: Engine, _ pools: [PoolID], _ notifier: Notifier, _ log: Logger, patienceSeconds: Int?) {
+        self.patienceSeconds = patienceSeconds ?? Self.patienceSeconds
         self.engine = engine
         self.pools = pools
         self.notifier = notifier
         self.log = log
     }
 
-    /// Returns when everything is home, or what is left cannot come, or a second SIGTERM or SIGINT skips it.
-    func run(_ epoll: Epoll, _ signals: borrowing SignalDescriptor) throws {
-        guard !pools.isEmpty else { return }
+    enum Ending {
+        case done
+        /// The backup does not answer; a thread still waits for it.
+        case stuck
+    }
+
+    /// Returns when everything is home, or what is left cannot come, or a second SIGTERM or SIGINT skips it, or nothing has come for too long.
+    func run(_ epoll: Epoll, _ signals: borrowing SignalDescriptor) throws -> Ending {
+        guard !pools.isEmpty else { return .done }
         log.notice("Recovering pools that clients hold; a second SIGTERM skips it.", metadata: ["pools": "\(pools.count)"])
-        let state = Monitor((isSkipped: false, isDone: false))
+        let state = Monitor((isSkipped: false, isDone: false, lastProgress: MonotonicTime.now()))
         let done = try Wakeup()
         let (engine, log, notifier, pools) = (engine, log, notifier, pools)
         let worker = try DedicatedThread("recover-held") {
@@ -33,7 +44,10 @@ final class Homecoming {
                 let reporter = ProgressReporter(log: log, notifier: notifier, pool: pool, last: told)
                 let result = engine.recover(.pool(pool)) { progress in
                     reporter.report(progress)
-                    return state.withLock { $0.isSkipped } ? .stop : .proceed
+                    return state.withLock { state in
+                        state.lastProgress = .now()
+                        return state.isSkipped
+                    } ? .stop : .proceed
                 }
                 told = reporter.last
                 log.notice(
@@ -47,8 +61,17 @@ final class Homecoming {
             done.signal()
         }
         try epoll.add(done.number, .input, token: 2)
+        let patience = UInt64(patienceSeconds) * 1_000_000_000
         while !state.withLock({ $0.isDone }) {
-            for event in try epoll.wait() where event.token == 0 {
+            if MonotonicTime.now().nanoseconds(since: state.withLock({ $0.lastProgress })) > patience {
+                log.error(
+                    "No page has come home for a while; the stop goes on without the rest. See whether the backup's server answers.",
+                    metadata: ["seconds": "\(patienceSeconds)"])
+                state.withLock { $0.isSkipped = true }
+                worker.detach()
+                return .stuck
+            }
+            for event in try epoll.wait(timeoutMilliseconds: 250) where event.token == 0 {
                 while let number = try signals.next() {
                     if number == Signal.terminate || number == Signal.interrupt { state.withLock { $0.isSkipped = true } }
                 }
@@ -56,6 +79,16 @@ final class Homecoming {
         }
         worker.join()
         try epoll.remove(done.number)
+        return .done
+    }
+
+    /// Whoever still has the memory must not take what is missing for zeros: registered mappings get SIGBUS there, pins through gates an error.
+    func endMemory() {
+        let poisoned = engine.endMappings()
+        if poisoned > 0 {
+            log.warning("Pages that did not come home are SIGBUS in the mappings of clients.", metadata: ["pages": "\(poisoned)"])
+        }
+        engine.endGates()
     }
 
     /// Says which content ends with this process: pages still in the backup of pools that clients hold, and everything of pools that nobody holds.
@@ -75,7 +108,7 @@ final class Homecoming {
                 if isHeld { left.insert(object.id) }
                 log.warning(
                     isHeld
-                        ? "Pages of an object that a client holds did not come home: its memory has holes there, the pages stay in the store as an orphan."
+                        ? "Pages of an object that a client holds did not come home: they stay in the store as an orphan."
                         : "The content of an object ends with the daemon.",
                     metadata: [
                         "object": "\(object.id.rawValue)", "name": "\(object.name)", "pool": "\(object.pool.rawValue)", "pages": "\(lost)",

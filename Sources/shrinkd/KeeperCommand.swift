@@ -4,6 +4,7 @@ import Logging
 import ServiceSupport
 import ShrinkKeeper
 import ShrinkLinux
+import SystemPackage
 
 /// The daemon as a person starts it: a keeper of the two programs that do the work.
 ///
@@ -72,6 +73,12 @@ struct KeeperCommand: ParsableCommand {
                 runtimeDirectory: configuration["runtime-dir"], stores: configuration.values("store"), storage: StorageFlags(configuration),
                 backup: configuration["backup"], defaults: DefaultDirectories(), programs: ownDirectory())
             plan.engine.arguments += settings.arguments
+            // Small, and the one who starts the others again when memory is short.
+            do throws(Errno) { try ProcessMemory.lockOnFault() } catch {
+                log.notice(
+                    "Memory is not locked: under pressure the keeper itself may be paged out. Raise LimitMEMLOCK.",
+                    metadata: ["error": "\(error)"])
+            }
             Glibc.exit(try Keeper(plan, log: log).run())
         } catch let error as ConfigurationError {
             log.error("\(error)")

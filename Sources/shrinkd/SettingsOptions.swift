@@ -20,6 +20,8 @@ struct SettingsOptions: ParsableArguments {
     @Option(help: .init("What one user's pools together may have as their sizes.", valueName: "size")) var userBytes: String?
     @Option(help: .init("What one user may have in the backup, as bytes in memory.", valueName: "size")) var userBackup: String?
     @Option(help: .init("How long programs may take to let go of leased memory.", valueName: "ms")) var leaseWait: String?
+    @Option(help: .init("How long a new engine waits for clients of the one that died.", valueName: "s")) var sessionGrace: String?
+    @Option(help: .init("How long a stop waits while no page comes home.", valueName: "s")) var stopPatience: String?
 
     @Option(help: .init("Give memory back under pressure: on, dry-run or off.", valueName: "mode")) var pressure: String?
     @Flag(help: "Short for --pressure dry-run: decide and tell, but do nothing.") var dryRun = false
@@ -52,7 +54,7 @@ struct SettingsOptions: ParsableArguments {
         let all: [(String, String?)] = [
             ("memory-floor", memoryFloor), ("max-resident", maxResident), ("cgroup-reserve", cgroupReserve),
             ("user-pools", userPools), ("user-objects", userObjects), ("user-bytes", userBytes), ("user-backup", userBackup),
-            ("lease-wait", leaseWait),
+            ("lease-wait", leaseWait), ("session-grace", sessionGrace), ("stop-patience", stopPatience),
             ("pressure", dryRun ? "dry-run" : pressure), ("low-watermark", lowWatermark), ("high-watermark", highWatermark),
             ("pools-floor", poolsFloor), ("step", step), ("stall-trigger", stallTrigger), ("stall-full", stallFull), ("io-gate", ioGate),
             ("write-rate", writeRate), ("idle", idle), ("idle-interval", idleInterval), ("pressure-socket", pressureSocket),

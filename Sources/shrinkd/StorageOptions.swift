@@ -42,16 +42,18 @@ struct StorageOptions: ParsableArguments {
     }
 
     func validate() throws {
-        if let layout, !["raw", "packed"].contains(layout) { throw ValidationError("'\(layout)' is no layout; give raw or packed") }
         if let codec {
             let parts = codec.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
             guard ["lz4", "zstd"].contains(parts[0]), parts.count == 1 || Int(parts[1]) != nil else {
                 throw ValidationError("'\(codec)' is no codec; give lz4, lz4:ACCELERATION, zstd or zstd:LEVEL")
             }
         }
-        if let age, Int(age).map({ $0 > 0 }) != true { throw ValidationError("'\(age)' is no age; give seconds, 1 or more") }
-        for (flag, text) in [("--segment", segment), ("--write-budget", writeBudget)] {
-            if let text, ByteSize(text) == nil { throw ValidationError("'\(text)' is no size for \(flag); give one like 4M or 20G") }
+        for (name, values) in given {
+            for value in values {
+                if let complaint = ConfigurationKey.named(name)?.complaint(about: value) {
+                    throw ValidationError("'\(value)' is not possible for --\(name); \(complaint)")
+                }
+            }
         }
         if layout == "raw", codec != nil || segment != nil || age != nil || writeBudget != nil {
             throw ValidationError("--codec, --segment, --age and --write-budget are for --layout packed")

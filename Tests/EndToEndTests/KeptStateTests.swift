@@ -1,4 +1,5 @@
 import ShrinkClient
+import ShrinkEngine
 import ShrinkLinux
 import ShrinkProtocol
 import SystemPackage
@@ -16,7 +17,10 @@ import Varlink
     private func pageByte(_ object: Int, _ page: Int) -> UInt8 { UInt8(object * 16 + page + 1) }
 
     /// Everything that an engine of state version 1 left: its ledger and state from files that were kept, the pages as they were.
-    private func leaveVersion1(_ engine: StartedEngine) throws {
+    @discardableResult
+    private func leaveVersion1(_ engine: StartedEngine, state: (file: String, name: String) = ("parked-state-1", "state-1")) throws
+        -> OwnedDescriptor
+    {
         let pool = try MemoryFile.makeSealed("pool", size: 64 * basePageSize)
         let memory = try MappedMemory(sharing: pool.number, count: 64 * basePageSize)
         for page in 0..<8 {
@@ -30,8 +34,9 @@ import Varlink
             try Files.replaceContents(of: engine.backup + "/objects/\(object)/data", with: bytes)
         }
         engine.keep(try keptFile("ledger-1"), "ledger-1")
-        engine.keep(pool, "pool-1")
-        engine.keep(try keptFile("parked-state-1"), "state-1")
+        engine.keep(try pool.duplicate(), "pool-1")
+        engine.keep(try keptFile(state.file), state.name)
+        return pool
     }
 
     @Test func whatTheVersionBeforeLeftIsTakenOver() throws {
@@ -69,6 +74,52 @@ import Varlink
         #expect(try again.call(Methods.getObject, ObjectAddress(objectId: Self.pinned)).bufferObject.pinCount == 2)
         #expect(try again.call(Methods.getObject, ObjectAddress(objectId: Self.out)).bufferObject.pinCount == 1)
         #expect(try again.call(Methods.status, NoParameters()).survival?.starts == 3)
+    }
+
+    /// What this version leaves, kept as a file: a later one must read it. A mapping of this process among it, with a thread that waits in it.
+    @Test func mappingsThatWereLeftAreTakenOver() throws {
+        let engine = try StartedEngine(limit: 16)
+        let pool = try leaveVersion1(engine, state: ("parked-state-2", "state-2"))
+        let memory = try MappedMemory(sharing: pool.number, count: 64 * basePageSize)
+        let userfaults = try Userfaults.open(.userMode)
+        let (fd, range) = (userfaults.number, UInt(bitPattern: memory.base)..<UInt(bitPattern: memory.base) + UInt(memory.count))
+        try Userfaults.begin(fd, Engine.touchFeatures)
+        try Userfaults.register(fd, range, [.missing, .writeProtect])
+        defer { try? Userfaults.unregister(fd, range) }
+        // Where the mapping was, in its note.
+        let state = try #require(engine.kept("state-2"))
+        let place = try MappedMemory(sharing: state.number, count: 0x108_2000)
+        place.base.storeBytes(of: UInt64(range.lowerBound), toByteOffset: 0x108_1038, as: UInt64.self)
+        engine.keep(try userfaults.duplicate(), "uffd-1")
+        let seen = Monitor<[UInt8]?>(nil)
+        let (base, first) = (UInt(bitPattern: memory.base), pageByte(Self.out, 0))
+        try withDedicatedThreads { threads in
+            threads.start("waiter") {
+                // The object is somewhere among the pool's first pages that are not the other one's.
+                let bytes = (0..<8).map { UnsafePointer<UInt8>(bitPattern: base + UInt($0 * basePageSize))!.pointee }
+                seen.withLock { $0 = bytes }
+                seen.notifyAll()
+            }
+            #expect(seen.wait(deadline: .now().advanced(milliseconds: 200)) { $0 } == nil, "nobody serves it yet")
+            let isUp = try engine.start()
+            #expect(isUp, "\(engine.said)")
+            let bytes = seen.wait(deadline: .now().advanced(milliseconds: 60_000)) { $0 }
+            #expect(bytes == (0..<8).map { first + UInt8($0) }, "\(engine.said)")
+            // A test that failed must not wait for its thread for ever.
+            if bytes == nil { try? Userfaults.unregister(fd, range) }
+        }
+        #expect(engine.names == ["ledger-1", "listener", "pool-1", "state-2", "uffd-1"])
+        // Its client comes back for it and ends it.
+        let client = try VarlinkClient(path: engine.socket)
+        func ask<P, R>(_ method: WireMethod<P, R>, _ parameters: P) throws -> R {
+            try client.call(method.fullName, parameters, timeoutMilliseconds: 20_000).decode(R.self)
+        }
+        #expect(throws: VarlinkFailure.self, "not this connection's yet") {
+            _ = try ask(Methods.unregisterMapping, UnregisterMappingParameters(mappingId: 1))
+        }
+        _ = try ask(Methods.resumeSession, ResumeSessionParameters(sessionToken: Self.token))
+        _ = try ask(Methods.unregisterMapping, UnregisterMappingParameters(mappingId: 1))
+        #expect(!engine.names.contains("uffd-1"))
     }
 
     /// An older program over what a newer one left: it says so and touches nothing, so that the newer one finds all of it.

@@ -46,13 +46,14 @@ import Testing
         for survivor in survivors {
             #expect(try survivor.finish() == .exited(0), "seed \(seed): \(survivor.said) \(daemon.said.suffix(4000))")
             #expect(survivor.number("reconnections") ?? 0 > 0)
+            #expect(survivor.number("touches") ?? 0 > 1000, "\(survivor.said)")
         }
         #expect(looks.pages > 0 && looks.wrong == 0, "seed \(seed): \(looks)")
         let status = try control("status")
         #expect(status.number("survival.lost_pages") == 0 && status.number("damaged_pages") == 0, "\(status.output)")
         #expect(status.number("backup.orphans") == 0, "\(status.output)")
         print(
-            "kill campaign: \(killed) kills, \(survivors.map { $0.number("steps") ?? 0 }) steps, \(looks) looks, \(shrinker.count) shrinks, \(status.number("survival.starts") ?? 0) engines, \(status.number("survival.healed_pages") ?? 0) pages healed"
+            "kill campaign: \(killed) kills, \(survivors.map { $0.number("steps") ?? 0 }) steps, \(survivors.map { $0.number("touches") ?? 0 }) touches, \(looks) looks, \(shrinker.count) shrinks, \(status.number("survival.starts") ?? 0) engines, \(status.number("survival.healed_pages") ?? 0) pages healed"
         )
         #expect(try daemon.stop() == .exited(0), "\(daemon.said.suffix(4000))")
     }
@@ -76,12 +77,13 @@ import Testing
     private static let mustHeal: Set<FaultPoint> = [
         .afterCopyOut, .betweenWords, .afterWords, .afterCopyIn, .afterRecoverWords, .beforeDrop,
     ]
-    /// What a client comes by that creates, destroys, pins, shrinks and recovers. Of the others (content given up, mappings) an engine's death is tested in
+    /// What a client comes by that creates, destroys, pins, shrinks, recovers and touches. Of the others (content given up) an engine's death is tested in
     /// HealingTests and where they are made.
     private static let points: [FaultPoint] = [
         .allocate, .reserve, .room, .cancel, .afterBackupMade, .afterRecordLive, .afterDyingMark, .afterBackupRemoved, .afterWordsCleared,
         .beforeCopyOut, .afterCopyOut, .betweenWords, .afterWords, .afterFree, .beforeCopyIn, .afterCopyIn, .afterRecoverWords, .beforeDrop,
-        .afterDrop,
+        .afterDrop, .afterProtect, .beforeUnprotect, .touchBeforeCopyIn, .touchAfterCopyIn, .touchAfterWords, .touchBeforeDrop,
+        .touchAfterDrop,
     ]
 
     @Test func killedAtEveryNamedPointItHealsAndGoesOn() throws {

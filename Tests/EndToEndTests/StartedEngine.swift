@@ -72,15 +72,21 @@ final class StartedEngine {
         }
     }
 
+    /// What is kept under a name.
+    func kept(_ name: String) -> SharedDescriptor? { state.withLock { $0.kept.descriptor(name) } }
+
+    /// Takes something out of the store, as if it had never been kept.
+    func drop(_ name: String) { state.withLock { _ = $0.kept.remove(name: name) } }
+
     /// Starts an engine with what is kept. True if it became ready; false if it ended before.
-    func start() throws -> Bool {
+    func start(_ arguments: [String] = [], environment: [String] = []) throws -> Bool {
         let appending = try Files.open("/proc/self/fd/\(log.number)", [.writeOnly, .append])
         let child = try state.withLock { state throws(Errno) in
             state.isReady = false
             let inheritance = ChildInheritance(notifySocket: notify.path, store: state.kept)
             let child = try ChildProcess(
-                Machine.program("shrinkd"), ["engine", "--runtime-dir", runtimeDirectory, "--backup", backup],
-                environment: inheritance.environment, descriptors: inheritance.descriptors, standardError: appending.number)
+                Machine.program("shrinkd"), ["engine", "--runtime-dir", runtimeDirectory, "--backup", backup] + arguments,
+                environment: inheritance.environment + environment, descriptors: inheritance.descriptors, standardError: appending.number)
             state.process = child.processID
             return child
         }

@@ -54,6 +54,33 @@ import Testing
         #expect(try next.stop() == .exited(0))
     }
 
+    /// Where the memory is used on touch or through gates, what stays out is an error from then on, not zeros and not a wait.
+    @Test func whatHasNoRoomIsPoisonedWhereItIsMapped() throws {
+        let total = Int(try MemoryInfo().total)
+        let daemon = try DaemonProcess(arguments: ["--memory-floor", "\(total)"], environment: Self.quiet)
+        let clients = try StoppedClient(daemon)
+        #expect(try Control(daemon: daemon)("shrink", "--object", "\(clients.out.objectID)").status == 0)
+        #expect(try daemon.stop() == .exited(0))
+        #expect(daemon.said.contains("SIGBUS in the mappings") && daemon.said.contains("object=\(clients.out.objectID)"), "\(daemon.said)")
+        try clients.check()
+    }
+
+    /// A backup that hangs does not hold a stop up for ever: after `stop-patience` the rest is given up, named and poisoned.
+    @Test func aStopGoesOnWithoutABackupThatHangs() throws {
+        let daemon = try DaemonProcess(arguments: ["--stop-patience", "1"], environment: Self.quiet)
+        let clients = try StoppedClient(daemon)
+        #expect(try Control(daemon: daemon)("shrink", "--object", "\(clients.out.objectID)").status == 0)
+        let server = try #require(daemon.process(of: "backupfs"))
+        Glibc.kill(server, SIGSTOP)
+        defer { Glibc.kill(server, SIGCONT) }
+        daemon.terminate()
+        try daemon.waitFor("the stop to go on", seconds: 60) { daemon.said.contains("SIGBUS in the mappings") }
+        #expect(daemon.said.contains("No page has come home") && daemon.said.contains("object=\(clients.out.objectID)"), "\(daemon.said)")
+        try clients.check()
+        Glibc.kill(server, SIGCONT)
+        #expect(try daemon.stop(isAsked: true) == .exited(0), "\(daemon.said)")
+    }
+
     @Test func aStopWhileTheEngineIsAwayBringsPagesHomeToo() throws {
         let seed = testSeed("stop in the pause")
         let daemon = try DaemonProcess()
@@ -115,6 +142,58 @@ import Testing
         try daemon.waitFor("pages to come back", seconds: 60) { try control("recover", "--all").status == 0 }
         #expect(pool.mappedMismatches(object, zeroEvery: 0) == [])
         #expect(try daemon.stop() == .exited(0))
+    }
+}
+
+/// A program with one object that is out and one that is not, both mapped for touch and with gates.
+private struct StoppedClient {
+    let client: ShrinkdClient
+    let mapping: TouchMapping
+    let out: MappedObject
+    let home: MappedObject
+    private let pattern = PagePattern(seed: 3)
+
+    init(_ daemon: DaemonProcess) throws {
+        client = try ShrinkdClient(path: daemon.socket)
+        let pool = try client.pool("p", sizeBytes: 4 << 20)
+        mapping = try pool.mapForTouch()
+        out = try pool.makeObject("out", sizeBytes: 64 << 12)
+        home = try pool.makeObject("home", sizeBytes: 64 << 12)
+        for object in [out, home] {
+            for page in 0..<63 {
+                pattern.fill(.init(rebasing: object.unsafeBytes[page << 12..<(page + 1) << 12]), index: page, zeroEvery: 0)
+            }
+            try object.endAccess()
+        }
+    }
+
+    /// After the stop.
+    func check() throws {
+        let memory = try #require(mapping.bytes(of: out.info))
+        let target = try MemoryFile.make("target", size: basePageSize)
+        // EFAULT is what a system call has where a touch has SIGBUS; a touch of its own would end the test. The page that
+        // was never written is a hole, reads as zeros, and nobody waits.
+        for page in [0, 1, 62] {
+            #expect(pwrite(target.number, memory.baseAddress! + page << 12, basePageSize, 0) == -1 && errno == EFAULT, "page \(page)")
+        }
+        let hole = UInt(bitPattern: memory.baseAddress) + 63 << 12
+        let isHoleZero = Monitor<Bool?>(nil)
+        try DedicatedThread("toucher") {
+            let isZeros = isZero(UnsafeRawPointer(bitPattern: hole)!, basePageSize)
+            isHoleZero.withLock { $0 = isZeros }
+            isHoleZero.notifyAll()
+        }.detach()
+        #expect(
+            isHoleZero.wait(deadline: .now().advanced(milliseconds: 60_000)) { $0 } == true, "nobody waits for an engine that does not come"
+        )
+        let kept = try #require(mapping.bytes(of: home.info))
+        for page in 0..<63 {
+            #expect(kept[page << 12..<(page + 1) << 12].elementsEqual(pattern.page(page, zeroEvery: 0)), "page \(page) was never out")
+        }
+        for object in [out, home] {
+            let refused = #expect(throws: ShrinkdError.self) { _ = try object.beginAccess() }
+            #expect(refused?.code == .shuttingDown, "\(String(describing: refused))")
+        }
     }
 }
 

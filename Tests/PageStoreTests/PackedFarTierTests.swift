@@ -76,6 +76,63 @@ import Testing
         store.close()
     }
 
+    /// A device that loses its upper part answers EIO there, long after the file system took what was written.
+    @Test func aDeviceThatFailsKeepsThePagesAboveAndIsTakenBack() throws {
+        guard let disk = ScratchDisk(sizeBytes: 64 << 20) else { return }
+        let first = try ScratchDirectory()
+        let store = try PackedStore(directories: [first.path, disk.path], options: Self.options())
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        // Pages of noise: 24 MiB stored.
+        for page in stride(from: 0, to: 6144, by: 256) { try Self.write(object, pages: page..<page + 256) }
+        try #require(disk.resize(16 << 20))
+        var failures: [Errno] = []
+        do throws(Errno) { try object.sync() } catch { failures.append(error) }
+        #expect(failures == [.ioError])
+        #expect(Self.state(store, tier: 1)?.contains("errors") == true)
+        #expect(Self.state(store, tier: 0) == "ok")
+        try Self.expectContent(object, pages: 0..<6144)
+        try Self.write(object, pages: 6144..<6400)
+        // The device is mended. What failed may be met again by the next sync, not for ever.
+        try #require(disk.resize(64 << 20))
+        var isBelow = false
+        for _ in 0..<20 where !isBelow {
+            do throws(Errno) {
+                try object.sync()
+                isBelow = true
+            } catch { #expect(error == .ioError) }
+        }
+        #expect(isBelow, "the mended device is not taken back")
+        #expect(try object.pagesByTier() == [0, 6400])
+        try Self.expectContent(object, pages: 0..<6400)
+
+        // It fails for good, with pages in it: those are errors, the others are what they were, and nothing reads as zeros.
+        try #require(disk.resize(16 << 20) && disk.forgetCache())
+        let lost = try Self.errors(object, pages: 0..<6400)
+        #expect(lost > 0 && lost < 6400, "\(lost) of 6400 pages")
+        #expect(Self.state(store, tier: 1)?.contains("errors") == true)
+        try #require(disk.resize(64 << 20) && disk.forgetCache())
+        #expect(try Self.errors(object, pages: 0..<6400) == lost, "what came back as zeros is an error too")
+        try Self.write(object, pages: 0..<10)
+        try Self.expectContent(object, pages: 0..<10)
+        store.close()
+    }
+
+    /// How many pages can't be read; the others must be as written.
+    private static func errors(_ object: PackedObject, pages: Range<Int>) throws -> Int {
+        var bytes = [UInt8](repeating: 0, count: basePageSize)
+        var count = 0
+        for page in pages {
+            do throws(Errno) {
+                _ = try bytes.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: page * basePageSize) }
+                if bytes != PagePattern(seed: seed).page(page, zeroEvery: 0) { Issue.record("page \(page) is not as written") }
+            } catch {
+                if error != .ioError { Issue.record("page \(page): \(error)") }
+                count += 1
+            }
+        }
+        return count
+    }
+
     @Test func aSecondTierOnCompressedMemoryIsRefusedWithTheReason() throws {
         guard let disk = ScratchDisk(compressedMemoryBytes: 64 << 20) else { return }
         let first = try ScratchDirectory()
@@ -133,6 +190,17 @@ private final class ScratchDisk {
             Machine.lacks("loop devices or mke2fs", so: "far tiers that fill up or fail are not tested")
             return nil
         }
+    }
+
+    /// Takes bytes away from the device at its end, or gives them back, empty.
+    func resize(_ bytes: Int) -> Bool {
+        let image = directory.file("image")
+        return Self.run("truncate -s \(bytes) '\(image)' && losetup -c \"$(findmnt -no SOURCE '\(path)')\"")
+    }
+
+    /// What is read next comes from the device.
+    func forgetCache() -> Bool {
+        Self.run("sync -f '\(path)'; for f in '\(path)'/segments/*; do dd if=\"$f\" iflag=nocache count=0 2>&-; done; true")
     }
 
     init?(compressedMemoryBytes: Int) {

@@ -1,3 +1,4 @@
+import Glibc
 import ShrinkClient
 import ShrinkEngine
 import ShrinkLinux
@@ -63,6 +64,43 @@ import Varlink
             let program = try RunningProgram(try programs.compile(Self.misuse, "misuse"), socket: control.path, library: programs.prefix)
             #expect(try program.end() == .exited(0), "\(program.said)")
             #expect(program.said.hasSuffix("all as declared\n"), "\(program.said)")
+        }
+    }
+
+    /// Memory without pins from C: what is out comes back on touch, for the program and for its system calls.
+    @Test func touchFromC() async throws {
+        try await withControl { control in
+            let programs = try ClientPrograms()
+            let program = try RunningProgram(try programs.compile(Self.touch, "touch"), socket: control.path, library: programs.prefix)
+            #expect(control.eventually { program.said.contains("registered") }, "\(program.said)")
+            let pool = try #require(control.engine.pools().first).id
+            #expect(try control.engine.mappings(of: pool) == 1)
+            let shrunk = control.engine.shrink(.all)
+            #expect(shrunk.failure == nil && shrunk.backedUpPages >= 255, "\(String(describing: shrunk.failure))")
+            let before = control.engine.touchCounts.recoveredPages
+            try program.pressEnter()
+            #expect(control.eventually { program.said.contains("unregistered") }, "\(program.said)")
+            #expect(control.engine.touchCounts.recoveredPages > before)
+            #expect(try control.engine.mappings(of: pool) == 0)
+            // And a pin after the daemon was stopped.
+            control.engine.endGates()
+            try program.pressEnter()
+            #expect(try program.end() == .exited(0), "\(program.said)")
+            #expect(program.said.hasSuffix("all as declared\n"), "\(program.said)")
+        }
+    }
+
+    /// The debug mode ends a program at the first use without a pin, although the page is there.
+    @Test func aUseWithoutAPinEndsAProgramInTheDebugMode() async throws {
+        try await withControl { control in
+            let programs = try ClientPrograms()
+            let path = try programs.compile(Self.unpinned, "unpinned")
+            for (mode, ending) in [("", ChildProcess.Ending.exited(0)), ("0", .exited(0)), ("1", .signalled(SIGSEGV))] {
+                let program = try RunningProgram(
+                    path, socket: control.path, library: programs.prefix, environment: ["SHRINKD_DEBUG_PINS=" + mode])
+                #expect(try program.end() == ending, "mode '\(mode)': \(program.said)")
+                #expect(program.said.hasPrefix("pinned uses are fine\n"), "mode '\(mode)': \(program.said)")
+            }
         }
     }
 
@@ -162,6 +200,68 @@ import Varlink
             shrinkd_object_close(object);
             printf("all as declared\\n");
             return 0;
+        }
+
+        """
+
+    private static let touch = """
+        #include <shrinkd.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        #define MUST(condition) do { if (!(condition)) { printf("line %d: " #condition ": %s\\n", __LINE__, shrinkd_error_message()); return 1; } } while (0)
+        #define SIZE (1 << 20)
+        int main(void) {
+            shrinkd_client *client; shrinkd_pool *pool; shrinkd_object *object; shrinkd_mapping *mapping;
+            MUST(shrinkd_connect(NULL, &client) == 0);
+            MUST(shrinkd_mapping_register(NULL, &mapping) == SHRINKD_ERROR_INVALID && mapping == NULL);
+            MUST(shrinkd_pool_open(client, "p", 2 * SIZE, &pool) == 0);
+            MUST(shrinkd_mapping_register(pool, NULL) == SHRINKD_ERROR_INVALID);
+            MUST(shrinkd_object_create(pool, "o", SIZE, 0, &object) == 0);
+            MUST(shrinkd_unpin(object) == 0);
+            MUST(shrinkd_mapping_register(pool, &mapping) == 0);
+            unsigned char *bytes = shrinkd_mapping_bytes(mapping, object);
+            MUST(bytes != NULL && bytes != shrinkd_object_bytes(object));
+            MUST(shrinkd_mapping_bytes(NULL, object) == NULL && shrinkd_mapping_bytes(mapping, NULL) == NULL);
+            for (int i = 0; i < SIZE; i++) bytes[i] = (unsigned char)(i * 7 + i / 4096);
+            puts("registered"); fflush(stdout);
+            getchar();
+            for (int i = 0; i < SIZE / 2; i++) MUST(bytes[i] == (unsigned char)(i * 7 + i / 4096));
+            if (shrinkd_mapping_serves_system_calls(mapping) == 1) {
+                int ends[2];
+                MUST(pipe(ends) == 0 && write(ends[1], bytes + SIZE - 4096, 4096) == 4096);
+            }
+            for (int i = SIZE / 2; i < SIZE; i++) MUST(bytes[i] == (unsigned char)(i * 7 + i / 4096));
+            MUST(shrinkd_mapping_unregister(mapping) == 0);
+            MUST(shrinkd_mapping_unregister(NULL) == SHRINKD_ERROR_INVALID);
+            MUST(shrinkd_pin(object) == 1 && shrinkd_unpin(object) == 0);
+            puts("unregistered"); fflush(stdout);
+            getchar();
+            MUST(shrinkd_pin(object) == SHRINKD_ERROR_STOPPED);
+            MUST(strstr(shrinkd_error_message(), "was stopped") != NULL);
+            printf("all as declared\\n");
+            return 0;
+        }
+
+        """
+
+    private static let unpinned = """
+        #include <shrinkd.h>
+        #include <stdio.h>
+        #include <string.h>
+        int main(void) {
+            shrinkd_client *client; shrinkd_pool *pool; shrinkd_object *object, *twin;
+            if (shrinkd_connect(NULL, &client) < 0 || shrinkd_pool_open(client, "p", 1 << 20, &pool) < 0) return 1;
+            if (shrinkd_object_create(pool, "o", 5000, 0, &object) < 0) return 1;
+            volatile char *bytes = shrinkd_object_bytes(object);
+            memset((void *)bytes, 7, 5000); /* a new object is pinned */
+            if (shrinkd_object_open(pool, shrinkd_object_id(object), &twin) < 0) return 1;
+            if (shrinkd_pin(twin) != 1 || shrinkd_unpin(object) < 0) return 1;
+            if (bytes[4999] != 7) return 1; /* its other handle has it pinned */
+            if (shrinkd_unpin(twin) < 0 || shrinkd_pin(object) != 1 || bytes[0] != 7 || shrinkd_unpin(object) < 0) return 1;
+            puts("pinned uses are fine"); fflush(stdout);
+            bytes[4999] = 8;
+            return shrinkd_object_destroy(object) < 0;
         }
 
         """

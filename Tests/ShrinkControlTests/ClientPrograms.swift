@@ -63,7 +63,7 @@ final class RunningProgram {
     private let output: OwnedDescriptor
     private let input: OwnedDescriptor
 
-    init(_ program: String, _ arguments: [String] = [], socket: String, library: String) throws {
+    init(_ program: String, _ arguments: [String] = [], socket: String, library: String, environment: [String] = []) throws {
         output = try MemoryFile.make("output", size: 0)
         var ends: [CInt] = [0, 0]
         guard pipe(&ends) == 0 else { throw Errno(rawValue: errno) }
@@ -73,7 +73,8 @@ final class RunningProgram {
         let appending = try Files.open("/proc/self/fd/\(output.number)", [.writeOnly, .append])
         child = try ChildProcess(
             program, arguments,
-            environment: ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "SHRINKD_SOCKET=" + socket, "LD_LIBRARY_PATH=" + library + "/lib"],
+            environment: ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "SHRINKD_SOCKET=" + socket, "LD_LIBRARY_PATH=" + library + "/lib"]
+                + environment,
             standardInput: reading.number, standardOutput: appending.number, standardError: appending.number)
     }
 

@@ -99,4 +99,37 @@ import Testing
             #expect(try mismatches(engine, object) == [])
         }
     }
+
+    /// Where the kernel passes reads and writes through to the file behind, the drop takes the same way: no request of a whole round trip is made.
+    @Test func whatIsPassedThroughIsDroppedWithoutTheServer() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "drops on a mount that is passed through are not tested") }
+        let store = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+        try withExtendedLifetime(store) {
+            try withBackupFileSystem(store: store.path, arguments: []) { server in
+                guard try server.statistic("passthrough") == "yes" else {
+                    return Machine.lacks("FUSE passthrough", so: "drops go to the server")
+                }
+                let engine = try Engine(backup: try BackupDirectory(path: server.mountPoint), logger: quiet)
+                let pool = try engine.createPool(name: "test", owner: 0, size: .mebibytes(16)).id
+                let file = try engine.poolDescriptor(pool)
+                let memory = try MappedMemory(sharing: file.number, count: 16 << 20)
+                let object = try makeObject(engine, pool, memory, pages: 1000)
+                let stored = store.path + "/objects/\(object.id.rawValue)"
+                let before = try server.statistic("requests.fallocate")
+                for _ in 0..<2 {
+                    #expect(engine.shrink(.all).backedUpPages == 1000)
+                    #expect(engine.recover(.all).recoveredPages == 1000)
+                    #expect(try Files.status(of: stored).allocatedBytes == 0, "dropped is gone")
+                }
+                #expect(try server.statistic("requests.fallocate") == before)
+                // And a part: the pages around it stay.
+                #expect(engine.shrink(.all).backedUpPages == 1000)
+                let part = PageIndex(rawValue: 100)..<PageIndex(rawValue: 101)
+                #expect(engine.recover(object.id, pages: part).recoveredPages == 1)
+                #expect(try Files.status(of: stored).allocatedBytes == 999 * basePageSize)
+                #expect(try mismatches(engine, object) == [])
+                try engine.destroyPool(pool)
+            }
+        }
+    }
 }

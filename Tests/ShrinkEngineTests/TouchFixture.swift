@@ -34,6 +34,13 @@ final class TouchFixture {
         try? Userfaults.unregister(userfaults.number, start..<start + UInt(touched.count))
     }
 
+    /// As if another engine had taken the mapping over: what is known of it is what was kept.
+    func readopt() throws {
+        guard let left = engine.persistentMapping(mapping) else { throw Errno.noSuchFileOrDirectory }
+        engine.unregisterMapping(mapping)
+        try engine.adoptMapping(left)
+    }
+
     func register() throws {
         mapping = try engine.registerMapping(
             base.pool, userfaults: try userfaults.duplicate(),

@@ -103,6 +103,25 @@ import Testing
         #expect(try engine.mappings(of: client.pool) == 0)
     }
 
+    /// A damaged store: a plain touch of the page that is gone ends the program with SIGBUS; no zeros, and no wait.
+    @Test func aPlainTouchOfALostPageIsSIGBUS() throws {
+        let store = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+        let engine = try engine(store)
+        let client = try Client(engine, "unlucky")
+        client.send("b")
+        #expect(try client.answer() == "=", "nothing is lost yet")
+        #expect(engine.shrink(.all).failure == nil)
+        let data = try Files.open(store.path + "/objects/\(client.object.id.rawValue)/data", .readWrite)
+        // The pattern's fifth page and the next: none of them is one of zeros.
+        let lost = try #require(
+            (0..<63).first { page in (try? Files.nextData(data.number, from: page * basePageSize)) == page * basePageSize })
+        try Files.punch(data.number, at: lost * basePageSize, length: basePageSize)
+        client.send("b")
+        #expect(try client.process.wait(timeoutMilliseconds: 60_000) == .signalled(SIGBUS))
+        #expect(engine.touchCounts.poisonedPages >= 1)
+        engine.unregisterMapping(client.mapping)
+    }
+
     @Test func aClientThatIsKilledHurtsNobody() throws {
         let store = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
         let engine = try engine(store)

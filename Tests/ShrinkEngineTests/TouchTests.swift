@@ -124,6 +124,29 @@ import Testing
         #expect(fixture.page(next, 7).allSatisfy { $0 == 0 })
     }
 
+    /// Its mark goes when an explicit recover finds the page after all, also one that an engine before left.
+    @Test(arguments: [false, true]) func aPageThatComesBackAfterAllIsSeenAgain(_ knowsNot: Bool) throws {
+        guard Self.hasFullReach else { return Machine.lacks("a full userfaultfd", so: "poisoned pages were not touched") }
+        let fixture = try TouchFixture(seed: testSeed("found again"), reach: .full)
+        let object = try fixture.base.makeObject(pages: 40, zeroEvery: 0)
+        #expect(fixture.engine.shrink(.all).failure == nil)
+        let data = try Files.open(fixture.base.backup.path + "/objects/\(object.id.rawValue)/data", .readWrite)
+        var kept = [UInt8](repeating: 0, count: basePageSize)
+        _ = try kept.withMutableBytes { (bytes) throws(Errno) in try Files.read(data.number, into: bytes, at: 7 * basePageSize) }
+        try Files.punch(data.number, at: 7 * basePageSize, length: basePageSize)
+        #expect(try fixture.systemCall(on: object, 7) == .badAddress)
+        #expect(fixture.engine.recover(.object(object.id)).failure?.code == .damaged)
+        #expect(try fixture.systemCall(on: object, 7) == .badAddress, "still")
+        // Somebody restores the store.
+        try kept.withBytes { (bytes) throws(Errno) in
+            if let error = Files.write(data.number, bytes, at: 7 * basePageSize).error { throw error }
+        }
+        if knowsNot { try fixture.readopt() }
+        #expect(fixture.engine.recover(.object(object.id)).failure == nil)
+        #expect(fixture.matches(object, 7, zeroEvery: 0))
+        #expect(fixture.matches(object, 8, zeroEvery: 0))
+    }
+
     @Test func purgedContentIsSIGBUSUntilItIsPinned() throws {
         guard Self.hasFullReach else { return Machine.lacks("a full userfaultfd", so: "poisoned pages were not touched") }
         let fixture = try TouchFixture(seed: testSeed("purged"), reach: .full)

@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 /// Gives back what it is asked for, and says in a fixture that there is more memory then.
-private final class FakePools: PressureTarget {
+final class FakePools: PressureTarget {
     private struct State {
         var resident: Int
         var asked: [Int] = []
@@ -43,7 +43,7 @@ private final class FakePools: PressureTarget {
 }
 
 /// A machine in a directory.
-private struct FakeMachine {
+struct FakeMachine {
     let scratch: ScratchDirectory
     var memoryInfo: String { scratch.file("meminfo") }
 
@@ -70,7 +70,7 @@ private struct FakeMachine {
     }
 }
 
-private func lines(of journal: PressureJournal, until isEnough: ([PressureDecision]) -> Bool) -> [PressureDecision] {
+func lines(of journal: PressureJournal, until isEnough: ([PressureDecision]) -> Bool) -> [PressureDecision] {
     let limit = MonotonicTime.now().advanced(milliseconds: 30_000)
     while !isEnough(journal.entries), MonotonicTime.now() < limit { _ = try? waitReadable(-1, timeoutMilliseconds: 5) }
     return journal.entries

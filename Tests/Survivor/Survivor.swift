@@ -11,9 +11,18 @@ func exitNow(_ status: Int32) -> Never { exit(status) }
 func survive(socket: String, pool: String, seed: UInt64) -> Int32 {
     do {
         let signals = try SignalDescriptor([Signal.terminate])
+        let toucher = try Toucher(socket: socket, pool: pool + "-touched", seed: seed)
         var survivor = try Survivor(socket: socket, pool: pool, seed: seed)
-        while try signals.next() == nil { try survivor.step() }
+        var steps = 0
+        while try signals.next() == nil {
+            try survivor.step()
+            steps += 1
+            if steps % 5 == 0 { try toucher.moveOut() }
+            if steps % 200 == 0 { say("touches \(toucher.touches)") }
+        }
+        try toucher.finish()
         try survivor.finish()
+        say("touches \(toucher.touches)")
         return 0
     } catch let wrong as WrongPage {
         say("WRONG \(wrong)")

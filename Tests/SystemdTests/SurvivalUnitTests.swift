@@ -57,7 +57,7 @@ import Testing
         #expect(run.ending == .exited(0), "\(run.said)")
         for line in [
             "engine-killed", "server-killed", "both-killed", "engine-restarted", "server-restarted", "both-restarted", "reexecuted",
-            "survivor right", "NFileDescriptorStore=3", "engine starts: 6", "nothing-mounted",
+            "survivor right", "NFileDescriptorStore=6", "engine starts: 6", "nothing-mounted",
         ] {
             #expect(run.said.contains(line), "\(line) is missing in: \(run.said)")
         }

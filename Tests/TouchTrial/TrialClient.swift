@@ -10,7 +10,8 @@ import SystemPackage
 // from page FIRST of the pool.
 //
 //   s  reads the object; '=' if the sum is EXPECTED, '!' if not
-//   f  forks a child that does the same
+//   b  touches every page with a plain load; '=' if none of them ended it
+//   f  forks a child that does the same as s
 //   w  writes to the pool's file from the object's memory, through the mapping that is served; '=' if all was written, 'E' for EFAULT
 //   b  the same to the place behind the object: each page is read from memory before anything takes its place
 //   x  writes to the pool's file from memory whose faults nobody serves, and so never answers
@@ -34,6 +35,9 @@ func runClient(_ arguments: [String]) {
         while Glibc.read(0, &command, 1) == 1 {
             switch command {
             case UInt8(ascii: "s"): answer(sum(object) == expected ? "=" : "!")
+            case UInt8(ascii: "b"):
+                for page in 0..<count { readByte(object.baseAddress! + page * basePageSize) }
+                answer("=")
             case UInt8(ascii: "f"): answer(try ThisProcess.inForkedChild { sum(object) == expected ? 0 : 1 } == 0 ? "=" : "!")
             case UInt8(ascii: "w"):
                 let written = pwrite(3, object.baseAddress, object.count, first * basePageSize)

@@ -11,11 +11,3 @@ enum {
     // UFFD_FEATURE_MINOR_HUGETLBFS
     SHL_UFFD_FEATURE_MINOR_HUGETLBFS = 1 << 9,
 };
-
-struct shl_uffdio_continue { uint64_t start, len, mode; int64_t mapped; };
-_Static_assert(sizeof(struct shl_uffdio_continue) == 32, "uffdio_continue is 32 bytes");
-// Maps pages that the file has already. EFAULT: it has not; EEXIST: mapped before.
-static inline int shl_uffd_continue(int fd, uint64_t start, uint64_t length) {
-    struct shl_uffdio_continue a = { start, length, 0, 0 };
-    return ioctl(fd, _IOWR(0xAA, 0x07, struct shl_uffdio_continue), &a);
-}

@@ -42,6 +42,12 @@ static inline int shl_uffd_zeropage(int fd, uint64_t start, uint64_t length, uin
     *done = a.zeropage;
     return r;
 }
+static inline int shl_uffd_continue(int fd, uint64_t start, uint64_t length, uint64_t mode, int64_t *done) {
+    struct uffdio_continue a = { .range = { start, length }, .mode = mode };
+    int r = ioctl(fd, UFFDIO_CONTINUE, &a);
+    *done = a.mapped;
+    return r;
+}
 static inline int shl_uffd_writeprotect(int fd, uint64_t start, uint64_t length, uint64_t mode) {
     struct uffdio_writeprotect a = { .range = { start, length }, .mode = mode };
     return ioctl(fd, UFFDIO_WRITEPROTECT, &a);

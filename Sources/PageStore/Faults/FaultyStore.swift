@@ -118,6 +118,11 @@ public final class FaultyObject<Base: StoredObject>: StoredObject {
         return try base.pages(from: first, limit: limit)
     }
 
+    public func listing(from first: StoredPageIndex, limit: Int) throws(Errno) -> [ListedPage] {
+        try meet(.list)
+        return try base.listing(from: first, limit: limit)
+    }
+
     public func snapshot(of index: StoredPageIndex, into page: UnsafeMutableRawBufferPointer) throws(Errno) -> StoredPageInfo? {
         try meet(.read)
         return try base.snapshot(of: index, into: page)

@@ -23,6 +23,18 @@ final class BlockCodec {
         if let zstdDecompressor { ZSTD_freeDCtx(zstdDecompressor) }
     }
 
+    /// The most bytes that a block of `count` may come to; one that comes to more is stored plain.
+    ///
+    /// Every block costs as much to decompress, whatever it saved. With lz4 the line is drawn at 25/32, where zram draws its own (a page that comes to more
+    /// than four fifths takes a whole one there). Who asked for zstd asked for space: what saves a sixteenth stays compressed.
+    @inline(__always)
+    func worthwhile(_ count: Int) -> Int {
+        switch choice {
+        case .lz4: count / 32 * 25
+        case .zstd: count - count / 16
+        }
+    }
+
     /// Compresses into at most `capacity` bytes; nil if it doesn't fit. Both compressors stop early at the limit, and skip
     /// faster the longer they find nothing: that is how incompressible pages are found out cheaply.
     @inline(__always)

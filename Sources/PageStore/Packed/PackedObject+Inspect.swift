@@ -46,6 +46,30 @@ extension PackedObject {
         }
     }
 
+    /// From the index alone: no block is read for it. A page whose entry is damaged is listed, of no known time and size.
+    public func listing(from first: StoredPageIndex, limit: Int) throws(Errno) -> [ListedPage] {
+        lock.shared {
+            var listed: [ListedPage] = []
+            listed.reserveCapacity(limit)
+            var page = Int(first.rawValue)
+            let end = min(index.pointee.capacity, (size.load(ordering: .acquiring) + basePageSize - 1) / basePageSize)
+            while listed.count < limit, let run = index.pointee.run(from: page, limit: end) {
+                for page in run where listed.count < limit {
+                    let entry = index.pointee.entry(page)
+                    if entry.isAbsent { continue }
+                    guard let place = StoredPageIndex(rawValue: UInt32(page)) else { return listed }
+                    let isDamaged = entry.kind(object: id.rawValue, page: page) == .damaged
+                    listed.append(
+                        ListedPage(
+                            index: place, modified: FileTime(seconds: isDamaged ? 0 : Int(entry.seconds)),
+                            storedBytes: isDamaged || !entry.isBlock ? 0 : entry.share))
+                }
+                page = run.upperBound
+            }
+            return listed
+        }
+    }
+
     /// EIO if the page's entry is damaged.
     public func page(_ index: StoredPageIndex) throws(Errno) -> StoredPageInfo? {
         let page = Int(index.rawValue)

@@ -88,6 +88,11 @@ extension PackedObject {
                 guard next.isBlock, next.location == entry.location, next.slot == entry.slot + pages else { break }
                 pages += 1
             }
+            // A hole within the block ends the run, not the block.
+            if entry.slot == 0, pages < entry.blockPages, pages < most {
+                let span = try readSpan(context, target, entry, page: page, pages: pages, limit: limit)
+                if span > 0 { return span }
+            }
             if try readBlock(context, target, entry, page: page, pages: pages, ahead: limit - pages) { return pages }
             // What was read is not what the entry promised: moved or written meanwhile, or damaged.
             if index.pointee.entry(page) != entry { return 0 }
@@ -115,10 +120,7 @@ extension PackedObject {
     private func readBlock(
         _ context: WorkerContext, _ target: UnsafeMutableRawPointer, _ entry: IndexEntry, page: Int, pages: Int, ahead: Int
     ) throws(Errno) -> Bool {
-        guard let block = try blockBytes(context, entry, nextPage: page + pages, ahead: ahead),
-            let header = BlockHeader(at: block, available: entry.length),
-            header.object == id.rawValue, header.pages == entry.blockPages, header.length == entry.length
-        else { return false }
+        guard let (block, header) = try block(context, entry, nextPage: page + pages, ahead: ahead) else { return false }
         for i in 0..<pages where header.slot(of: page + i) != entry.slot + i { return false }
 
         let payload = block + header.headerBytes
@@ -152,6 +154,68 @@ extension PackedObject {
         }
         core.counters.pagesRead.add(pages, ordering: .relaxed)
         return true
+    }
+
+    /// Reads a whole block of which holes separate the pages, holes included, where it is wanted: once decompressed, pages move to their places. Returns
+    /// how many pages that made; 0 if it can't be done so, and nothing is said about the reason.
+    @inline(__always)
+    private func readSpan(
+        _ context: WorkerContext, _ target: UnsafeMutableRawPointer, _ entry: IndexEntry, page: Int, pages: Int, limit: Int
+    ) throws(Errno) -> Int {
+        guard let (block, header) = try block(context, entry, nextPage: page + pages, ahead: limit - pages), header.firstPage == page
+        else { return 0 }
+        let span = UInt64.bitWidth - header.mask.leadingZeroBitCount
+        guard span <= limit, page + span <= index.pointee.capacity else { return 0 }
+        var slot = 0
+        for distance in 0..<span {
+            let other = index.pointee.entry(page + distance)
+            if header.mask >> UInt64(distance) & 1 == 1 {
+                guard other.isBlock, other.location == entry.location, other.slot == slot else { return 0 }
+                slot += 1
+            } else if !other.isAbsent {
+                return 0
+            }
+        }
+        let whole = header.pages * basePageSize
+        guard
+            context.codec.decompress(
+                header.codec, block + header.headerBytes, header.payloadBytes, into: target, wanted: whole, of: whole)
+        else { return 0 }
+        // The last page first: what lies in its place has moved by then.
+        var waiting = header.mask
+        while slot > 0 {
+            let distance = UInt64.bitWidth - 1 - waiting.leadingZeroBitCount
+            slot -= 1
+            if distance == slot { break }
+            (target + distance * basePageSize).copyMemory(from: target + slot * basePageSize, byteCount: basePageSize)
+            waiting &= ~(1 << UInt64(distance))
+        }
+        for distance in 0..<span {
+            let bytes = target + distance * basePageSize
+            if header.mask >> UInt64(distance) & 1 == 0 {
+                bytes.initializeMemory(as: UInt8.self, repeating: 0, count: basePageSize)
+                continue
+            }
+            let other = index.pointee.entry(page + distance)
+            guard other.location == entry.location, other.kind(object: id.rawValue, page: page + distance) == .block,
+                Checksum.page(bytes) == other.checksum
+            else { return 0 }
+        }
+        context.sawHole = true
+        core.counters.pagesRead.add(header.pages, ordering: .relaxed)
+        return span
+    }
+
+    /// The block of an entry and its header; nil if that is not what the entry promised.
+    @inline(__always)
+    private func block(
+        _ context: WorkerContext, _ entry: IndexEntry, nextPage: Int, ahead: Int
+    ) throws(Errno) -> (UnsafeRawPointer, BlockHeader)? {
+        guard let block = try blockBytes(context, entry, nextPage: nextPage, ahead: ahead),
+            let header = BlockHeader(at: block, available: entry.length),
+            header.object == id.rawValue, header.pages == entry.blockPages, header.length == entry.length
+        else { return nil }
+        return (block, header)
     }
 
     /// The block's bytes: in the window, or read into it together with those that follow in the segment and are wanted next.

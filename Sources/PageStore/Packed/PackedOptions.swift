@@ -20,6 +20,8 @@ public struct PackedOptions: Sendable {
     public var runsInBackground = true
     /// Gets lines for the log: damage, a tier that fails, what was dropped.
     public var report: @Sendable (String) -> Void = { _ in }
+    /// Called by whoever is about to compress a block of that object, without anything but what it holds while compressing; for tests.
+    var beforeCompressing: (@Sendable (UInt32) -> Void)?
 
     public init() {}
 }

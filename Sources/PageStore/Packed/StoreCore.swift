@@ -137,10 +137,12 @@ final class StoreCore: Sendable {
             source = UnsafeRawPointer(context.block)
         }
 
-        // What saves less than a sixteenth isn't worth the decompression.
+        if let beforeCompressing = options.beforeCompressing { beforeCompressing(object) }
         var codec = BlockHeader.Codec.plain
         var payloadBytes = plainBytes
-        if let result = context.codec.compress(source, plainBytes, into: block + headerBytes, capacity: plainBytes - plainBytes / 16) {
+        if let result = context.codec.compress(
+            source, plainBytes, into: block + headerBytes, capacity: context.codec.worthwhile(plainBytes))
+        {
             (codec, payloadBytes) = result
         } else {
             (block + headerBytes).copyMemory(from: source, byteCount: plainBytes)

@@ -94,6 +94,15 @@ public final class ParkedNotes: Sendable {
         }
     }
 
+    /// One note's content.
+    public func content(_ kind: Kind, _ number: UInt64) -> [UInt8]? {
+        places.withLock { places in
+            guard let index = places.byKey[Key(kind: kind, number: number)], let base = state.note(index) else { return nil }
+            let count = min(Int((base + 16).load(as: UInt32.self)), Self.limit)
+            return Array(UnsafeRawBufferPointer(start: base + 24, count: count))
+        }
+    }
+
     /// All notes of a kind, by number.
     public func all(_ kind: Kind) -> [UInt64: [UInt8]] {
         places.withLock { places in

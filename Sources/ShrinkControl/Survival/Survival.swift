@@ -12,7 +12,7 @@ public final class Survival: Sendable {
     public let descriptors: ParkedDescriptors
     public let notes: ParkedNotes
     let state: ParkedState
-    private let logger: Logger
+    let logger: Logger
 
     private static let stateName = "state-"
     private static let poolName = "pool-"

@@ -34,17 +34,14 @@ final class HugeMemory: Sendable {
     /// Whether the unit takes memory.
     func isPresent(_ unit: Int) throws(Errno) -> Bool {
         for _ in 0..<Self.attempts {
-            do throws(Errno) { try Userfaults.mapPresent(userfaults.number, addresses(unit)) } catch {
-                switch error {
-                case .badAddress: return false
-                case .fileExists: return true
-                case .resourceTemporarilyUnavailable: continue
-                // A page whose memory has failed is there, and is told of when it is read.
-                case .ioError: return true
-                default: throw error
-                }
+            switch Userfaults.show(userfaults.number, addresses(unit)).error {
+            case nil, .fileExists?: return true
+            case .badAddress?: return false
+            case .resourceTemporarilyUnavailable?: continue
+            // A page whose memory has failed is there, and is told of when it is read.
+            case .ioError?: return true
+            case let error?: throw error
             }
-            return true
         }
         throw .resourceTemporarilyUnavailable
     }

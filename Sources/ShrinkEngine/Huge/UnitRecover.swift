@@ -54,6 +54,7 @@ extension ReservedObject {
             try at(.afterCopyIn, unit)
             table.set(unit, .resident)
             outcome.recoveredPages += 1
+            touch.showRecovered(poolPages(unit..<unit + 1))
             ending = .writable
             try at(.beforeUnprotect, unit)
         }

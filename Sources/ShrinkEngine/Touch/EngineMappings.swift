@@ -25,7 +25,8 @@ extension Engine {
     /// stays; one that can't be had gives SIGBUS.
     ///
     /// `userfaults` is of the process that has the mapping, and begun with at least `touchFeatures`, or not begun at all: then it is begun here. Whoever keeps a
-    /// duplicate of it sees its threads wait, not read zeros, when this engine dies; registered with the next engine they go on.
+    /// duplicate of it (`persistentMapping`) sees its threads wait, not read zeros, when this engine dies; with the next engine they go on (`adoptMapping`). One that
+    /// is registered already, at the same place, keeps its id.
     public func registerMapping(_ poolID: PoolID, userfaults: consuming OwnedDescriptor, at place: MappingPlace) throws(EngineError)
         -> MappingID
     {
@@ -35,56 +36,77 @@ extension Engine {
         }
         let (first, count) = try Self.check(place, in: pool)
         let addresses = place.address..<place.address + UInt(place.length.rawValue)
-        let features = pool.isHuge ? Self.touchFeatures.union(.missingInHugePages) : Self.touchFeatures
-        try Self.begin(userfaults.number, features)
+        try Self.begin(userfaults.number, pool)
+        if let id = try known(userfaults.number, pool, first, count, at: place.address) {
+            try? Userfaults.wake(userfaults.number, addresses)
+            return id
+        }
         do throws(Errno) { try Userfaults.register(userfaults.number, addresses, [.missing, .writeProtect]) } catch {
             throw EngineError(
                 .unsuitableMapping,
                 "the range can't be registered with the userfaultfd: it must be a shared mapping of the pool, writable, and in no other userfaultfd",
                 errno: error)
         }
-        try faultServer.start(self)
-        state.withLock { state in
-            guard pool.places == nil else { return }
-            pool.places = PagePlaces(
-                state.objectIDs(in: poolID).compactMap { id in state.objects.slot(of: id).map { (state.objects[$0].firstPage, id.rawValue) }
-                })
-        }
         let id = faultServer.newID()
         let number = userfaults.number
-        let shared = SharedDescriptor(userfaults)
-        let claims = try pool.touch.state.withLock { state throws(EngineError) -> [(id: UInt64, pages: Range<Int>)] in
-            guard state.mappings.count < PoolTouch.mappingsPerPool else {
-                throw EngineError(.limitReached, "\(poolID) has \(PoolTouch.mappingsPerPool) registered mappings; end some")
-            }
-            state.mappings.append(
-                PoolTouch.Mapping(
-                    id: id, userfaults: shared,
-                    segments: MappedSegments(address: place.address, firstPage: first, count: count, unitBytes: pool.unitBytes),
-                    registration: id))
-            state.generation += 1
-            // What is being worked on just now must not be written through this mapping either. The work ends only after that.
-            return state.claims.indices.compactMap { i in
-                guard state.claims[i].pages.overlaps(first..<first + count) else { return nil }
-                state.claims[i].guests += 1
-                return (state.claims[i].id, state.claims[i].pages)
-            }
-        }
-        for claim in claims {
-            for span in pool.touch.spans(of: claim.pages, only: id) { try? Userfaults.protect(span.userfaults.number, span.addresses) }
-            pool.touch.leave(claim.id)
-        }
-        do throws(EngineError) { try faultServer.add(id, shared, of: pool) } catch {
-            pool.touch.remove(id)
-            throw error
-        }
+        try enter(
+            PoolTouch.Mapping(
+                id: id, userfaults: SharedDescriptor(userfaults),
+                segments: MappedSegments(address: place.address, firstPage: first, count: count, unitBytes: pool.unitBytes),
+                registration: id), of: pool)
         // Faults that an engine that is gone had read come again.
         try? Userfaults.wake(number, addresses)
         logger.info("mapping registered", metadata: ["mapping": "\(id.rawValue)", "pool": "\(poolID.rawValue)", "pages": "\(count)"])
         return id
     }
 
-    private static func check(_ place: MappingPlace, in pool: Pool) throws(EngineError) -> (first: Int, count: Int) {
+    /// From now on the mapping's faults are served, and its pages protected while they move.
+    func enter(_ mapping: PoolTouch.Mapping, of pool: Pool) throws(EngineError) {
+        try faultServer.start(self)
+        state.withLock { state in
+            guard pool.places == nil else { return }
+            pool.places = PagePlaces(
+                state.objectIDs(in: pool.id).compactMap { id in
+                    state.objects.slot(of: id).map { (state.objects[$0].firstPage, id.rawValue) }
+                })
+        }
+        let claims = try pool.touch.state.withLock { state throws(EngineError) -> [(id: UInt64, pages: Range<Int>)] in
+            guard state.mappings.count < PoolTouch.mappingsPerPool else {
+                throw EngineError(.limitReached, "\(pool.id) has \(PoolTouch.mappingsPerPool) registered mappings; end some")
+            }
+            state.mappings.append(mapping)
+            state.generation += 1
+            // What is being worked on just now must not be written through this mapping either. The work ends only after that.
+            return state.claims.indices.compactMap { i in
+                guard mapping.segments.segments.contains(where: { $0.pages.overlaps(state.claims[i].pages) }) else { return nil }
+                state.claims[i].guests += 1
+                return (state.claims[i].id, state.claims[i].pages)
+            }
+        }
+        for claim in claims {
+            for span in pool.touch.spans(of: claim.pages, only: mapping.id) {
+                try? Userfaults.protect(span.userfaults.number, span.addresses)
+            }
+            pool.touch.leave(claim.id)
+        }
+        do throws(EngineError) { try faultServer.add(mapping.id, mapping.userfaults, of: pool) } catch {
+            pool.touch.remove(mapping.id)
+            throw error
+        }
+    }
+
+    /// A userfaultfd that is registered already, as it is after a restart that its holder need not have noticed: the same mapping, told again.
+    private func known(_ userfaults: CInt, _ pool: Pool, _ first: Int, _ count: Int, at address: UInt) throws(EngineError) -> MappingID? {
+        guard let id = faultServer.id(of: userfaults) else { return nil }
+        let wanted = MappedSegments(address: address, firstPage: first, count: count, unitBytes: pool.unitBytes).segments
+        let isSame = pool.touch.state.withLock { state in state.mappings.contains { $0.id == id && $0.segments.segments == wanted } }
+        guard isSame else {
+            throw EngineError(.unsuitableMapping, "this userfaultfd is registered for \(id) already; make one for each mapping")
+        }
+        return id
+    }
+
+    static func check(_ place: MappingPlace, in pool: Pool) throws(EngineError) -> (first: Int, count: Int) {
         let (offset, length, unit) = (place.offset.rawValue, place.length.rawValue, pool.unitBytes)
         guard offset >= 0, length > 0, offset % unit == 0, length % unit == 0, offset <= pool.sizeBytes,
             length <= pool.sizeBytes - offset, place.address % UInt(unit) == 0, place.address > 0,
@@ -99,7 +121,8 @@ extension Engine {
     }
 
     /// Makes sure that the descriptor is a userfaultfd that tells what must be told.
-    private static func begin(_ fd: CInt, _ wanted: Userfaults.Features) throws(EngineError) {
+    static func begin(_ fd: CInt, _ pool: Pool) throws(EngineError) {
+        let wanted = pool.isHuge ? touchFeatures.union(.missingInHugePages) : touchFeatures
         do throws(Errno) {
             if let features = try Userfaults.features(fd) {
                 guard features.isSuperset(of: wanted) else { throw Errno.invalidArgument }
@@ -124,6 +147,7 @@ extension Engine {
         do throws(EngineError) {
             if isTooMany { throw EngineError(.limitReached, "\(pool.id) has \(PoolTouch.mappingsPerPool) registered mappings") }
             try server.add(id, userfaults, of: pool)
+            if let child = pool.touch.persistent(id, of: server) { server.tell(.forked(child)) }
         } catch {
             logger.error(
                 "a forked process can't be served; its touches of missing pages get SIGBUS",
@@ -196,15 +220,6 @@ extension PoolTouch {
     func poisonAll(_ id: MappingID) {
         let all = state.withLock { $0.mappings.first { $0.id == id } }
         guard let all else { return }
-        for segment in all.segments.segments {
-            var address = segment.address
-            while address < segment.end {
-                let placed = Userfaults.poison(all.userfaults.number, address..<segment.end)
-                address += UInt(placed.bytes)
-                if placed.error == nil { break }
-                // A page that is there is passed over.
-                if placed.error == .fileExists { address += UInt(segment.unitBytes) } else if placed.bytes == 0 { break }
-            }
-        }
+        for segment in all.segments.segments { _ = poison(all.userfaults.number, segment.address..<segment.end) }
     }
 }

@@ -11,13 +11,14 @@ extension Engine {
         server.counters.zeroPages.add(count, ordering: .relaxed)
     }
 
-    /// Holes that nothing is stored of. Around the page only such of the same object, and only for a thread that goes through in order.
+    /// Holes that nothing is stored of. Around the page only such of the same object, and only for a thread that goes through in order. Returns
+    /// where they end.
     func placeZeros(
         _ pool: Pool, _ mapping: MappingID, _ claimed: Range<Int>, _ object: TouchedObject?, _ fault: FaultServer.Fault?,
         _ server: FaultServer
-    ) {
+    ) -> Int {
         // Nobody waits: then there is no need for memory full of zeros.
-        guard fault != nil else { return }
+        guard fault != nil else { return claimed.lowerBound + 1 }
         var end = claimed.lowerBound + 1
         if let object {
             while end < min(claimed.upperBound, object.end), !pool.words.isBackedUp(end), pool.words.state(end) != .purged { end += 1 }
@@ -42,7 +43,7 @@ extension Engine {
             }
             count(object, backedUp: 0, zero: zero)
         }
-        pool.touch.served(mapping, from: claimed.lowerBound, to: end, isFault: true)
+        return end
     }
 
     func refuse(
@@ -70,6 +71,7 @@ extension Engine {
 
     func poison(_ fault: FaultServer.Fault, _ page: Int?, _ server: FaultServer) {
         server.counters.poisonedPages.add(1, ordering: .relaxed)
-        fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
+        let isFirst = fault.pool.touch.poisonOne(fault.mapping, fault.address, page: page)
+        if isFirst, let marked = fault.pool.touch.persistent(fault.mapping, of: server) { server.tell(.changed(marked)) }
     }
 }

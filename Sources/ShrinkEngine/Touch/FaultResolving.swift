@@ -17,13 +17,21 @@ extension Engine {
         case hot(claim: UInt64)
         case zeros
         case poison(page: Int?)
-        case mine(claim: UInt64, page: Int, limit: Int, isSequential: Bool)
+        case mine(claim: UInt64, page: Int, limit: Int)
     }
 
-    /// False if the fault must be tried again later: nobody was woken.
-    func resolve(_ fault: FaultServer.Fault, _ server: FaultServer, _ staging: Staging) -> Bool {
+    /// How a fault ended.
+    enum Resolution {
+        case done
+        /// The thread goes through its memory in order: what it wants next is on its way, or comes after a while.
+        case doneInOrder
+        /// The fault must be tried again later: nobody was woken.
+        case later
+    }
+
+    func resolve(_ fault: FaultServer.Fault, _ server: FaultServer, _ staging: Staging) -> Resolution {
         let touch = fault.pool.touch
-        var aheadOf: Int?
+        var isInOrder = false
         let meeting = touch.state.withLock { state -> Meeting in
             guard let index = state.mappings.firstIndex(where: { $0.id == fault.mapping }) else { return .wait }
             guard let (page, end) = state.mappings[index].segments.page(at: fault.address) else { return .poison(page: nil) }
@@ -40,51 +48,56 @@ extension Engine {
                 case .ending where !fault.isWrite: return .zeros
                 case .purging where !fault.isWrite: return .poison(page: page)
                 case .serving:
-                    // The one who comes through here wants what lies behind all that is on its way.
-                    var next = state.claims[i].pages.upperBound
-                    while let j = state.claim(at: next), state.claims[j].work == .serving { next = state.claims[j].pages.upperBound }
-                    if state.claims[i].pages.count >= FaultAround.aheadFrom { aheadOf = next }
+                    if let ahead = state.mappings[index].around.met(page) {
+                        server.ahead.wish(fault.pool, fault.mapping, ahead.clamped(to: 0..<end), after: page)
+                    }
+                    isInOrder = true
                 default: break
                 }
                 state.claims[i].wasMet = true
                 return .wait
             }
             if fault.isWrite || fault.pool.file.huge != nil {
-                return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1, isSequential: false)
+                return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1)
             }
-            let (wanted, isSequential) = state.mappings[index].around.window(at: page)
-            let limit = state.firstClaimed(after: page, below: min(end, page + wanted))
-            return .mine(claim: state.add(page..<limit, .serving), page: page, limit: limit, isSequential: isSequential)
+            let window = state.mappings[index].around.window(at: page)
+            if let ahead = window.ahead {
+                server.ahead.wish(fault.pool, fault.mapping, ahead.clamped(to: 0..<end), after: page)
+                isInOrder = true
+            }
+            let limit = state.firstClaimed(after: page, below: min(end, page + window.count))
+            return .mine(claim: state.add(page..<limit, .serving), page: page, limit: limit)
         }
         switch meeting {
-        case .wait:
-            if let aheadOf { server.ahead.wish(fault.pool, fault.mapping, from: aheadOf, count: FaultAround.longest) }
-            return true
+        case .wait: return isInOrder ? .doneInOrder : .done
         case .hot(let claim):
             server.counters.hotPages.add(1, ordering: .relaxed)
             touch.unprotectOne(fault.mapping, fault.address)
             touch.leave(claim)
-            return true
+            return .done
         case .guest(let claim, let page):
             defer { touch.leave(claim) }
-            return bringAsGuest(fault, page, server, staging)
+            return bringAsGuest(fault, page, server, staging) ? .done : .later
         case .zeros:
             // One of huge pages comes again when its object is gone.
-            if fault.pool.file.huge != nil { return false }
+            if fault.pool.file.huge != nil { return .later }
             placeZeros(fault, count: 1, server)
-            return true
+            return .done
         case .poison(let page):
             poison(fault, page, server)
-            return true
-        case .mine(let claim, let page, let limit, let isSequential):
+            return .done
+        case .mine(let claim, let page, let limit):
             // A write to a page that nobody works on and that is only here: a protection that was left over.
             if fault.isWrite, !fault.pool.words.isBackedUp(page) {
                 touch.end(claim)
-                return true
+                return .done
             }
-            if let huge = fault.pool.file.huge { return bring(unit: page, claim, huge, server, fault) }
+            if let huge = fault.pool.file.huge { return bring(unit: page, claim, huge, server, fault) ? .done : .later }
             // Otherwise the message is old, and the page went out since it was sent: it is missing now.
-            return bring(fault.pool, fault.mapping, page..<limit, claim, isSequential: isSequential, server, staging, fault)
+            switch bring(fault.pool, fault.mapping, page..<limit, claim, isInOrder: isInOrder, server, staging, fault) {
+            case .served: return isInOrder ? .doneInOrder : .done
+            case .later: return .later
+            }
         }
     }
 
@@ -115,65 +128,91 @@ extension Engine {
         }
     }
 
+    /// What became of claimed pages.
+    enum Bringing {
+        /// Those before `end` need not be looked at again.
+        case served(end: Int)
+        /// Memory is short, or the backup is away. Who waits was not woken.
+        case later
+    }
+
     /// Brings pages that are claimed, and ends the claim. Nobody need wait for them: then `fault` is nil.
     func bring(
-        _ pool: Pool, _ mapping: MappingID, _ claimed: Range<Int>, _ claim: UInt64, isSequential: Bool, _ server: FaultServer,
+        _ pool: Pool, _ mapping: MappingID, _ claimed: Range<Int>, _ claim: UInt64, isInOrder: Bool, _ server: FaultServer,
         _ staging: Staging, _ fault: FaultServer.Fault?
-    ) -> Bool {
+    ) -> Bringing {
         let page = claimed.lowerBound
         let table = pool.words
         let object = touchedObject(page, of: pool)
+        let isHole: Bool
         switch table.state(page) {
-        case .backedUp: break
+        case .backedUp: isHole = false
         case .purged:
             if let fault { poison(fault, page, server) }
             pool.touch.end(claim)
-            return true
-        case .empty, .zero, .resident:
-            placeZeros(pool, mapping, claimed, object, fault, server)
+            return .served(end: page + 1)
+        case .empty, .zero, .resident: isHole = true
+        }
+        // A few zeros come along with what lies behind them.
+        if isHole, !isInOrder || table.nextToBring(from: page, below: claimed.upperBound) != page {
+            let end = placeZeros(pool, mapping, claimed, object, fault, server)
             pool.touch.end(claim)
-            return true
+            return .served(end: end)
         }
         guard let object else {
             // A word that belongs to nobody: whatever it was, it is not zeros.
             if let fault { poison(fault, page, server) }
             pool.touch.end(claim)
-            return true
+            return .served(end: page + 1)
         }
         var end = page + 1
         while end < min(claimed.upperBound, object.end), table.isBackedUp(end) || table.isZero(end) { end += 1 }
-        while end > page + 1, table.isZero(end - 1) { end -= 1 }
+        let zeros = (page..<end).reversed().prefix { table.isZero($0) }.count
+        if !isInOrder || zeros > PageTable.gapPages { end = max(page + 1, end - zeros) }
         var granted = 0
         defer { room.giveBack(granted) }
-        if end > page + 1 {
-            // The page itself comes whatever it costs, those around it only where there is room.
+        if end > page + 1 || fault == nil {
+            // The page that somebody waits for comes whatever it costs, others only where there is room.
             do throws(EngineError) {
                 try room.take((end - page) * basePageSize, engine: self, nil)
                 granted = (end - page) * basePageSize
-            } catch { end = page + 1 }
-        }
-        if isSequential, end - page >= FaultAround.aheadFrom {
-            server.ahead.wish(pool, mapping, from: end, count: min(2 * (end - page), FaultAround.longest))
+            } catch {
+                guard fault != nil else {
+                    pool.touch.end(claim)
+                    return .later
+                }
+                end = page + 1
+            }
         }
         switch fetch(page..<end, object, pool, server, staging) {
         case .fetched: break
+        case _ where isHole:
+            // Nothing is stored of the page that is wanted.
+            let end = placeZeros(pool, mapping, page..<page + 1, object, fault, server)
+            pool.touch.end(claim)
+            return fault == nil ? .later : .served(end: end)
         case .retry:
             pool.touch.end(claim, fault == nil ? .protected : .quiet)
-            return fault == nil
+            return .later
+        case .failed where fault == nil:
+            pool.touch.end(claim)
+            return .later
         case .failed(let error) where end > page + 1:
             // One bad page must not keep its neighbours.
             end = page + 1
             if case .fetched = fetch(page..<end, object, pool, server, staging) { break }
             refuse(page, object, pool, claim, error, fault, server)
-            return true
+            return .served(end: end)
         case .failed(let error):
             refuse(page, object, pool, claim, error, fault, server)
-            return true
+            return .served(end: end)
         }
-        let placed = place(page..<end, pool, mapping, staging)
+        let placed =
+            fault == nil
+            ? pool.touch.placing.withLock { _ in place(page..<end, pool, mapping, staging) } : place(page..<end, pool, mapping, staging)
         if placed.isEmpty, placed.mustWait {
             pool.touch.end(claim, fault == nil ? .protected : .quiet)
-            return fault == nil
+            return .later
         }
         do throws(EngineError) {
             try server.at(.touchAfterCopyIn, object.id, page - object.firstPage)
@@ -188,16 +227,16 @@ extension Engine {
                 }
             }
             server.counters.recoveredPages.add(backedUp, ordering: .relaxed)
+            if fault == nil { server.counters.aheadPages.add(backedUp, ordering: .relaxed) }
             count(object, backedUp: backedUp, zero: zero)
             try server.at(.touchAfterWords, object.id, page - object.firstPage)
         } catch {
             pool.touch.end(claim, .protected)
-            return true
+            return .served(end: end)
         }
-        pool.touch.end(claim, waking: mapping)
-        pool.touch.served(mapping, from: page, to: end, isFault: fault != nil)
+        pool.touch.end(claim)
         server.ahead.drop(pool, object, page..<end)
-        return true
+        return .served(end: end)
     }
 
     /// A page that an explicit recover is about to bring as well: placed for readers, protected; its word stays.

@@ -3,7 +3,7 @@ import ShrinkLinux
 import Synchronization
 import SystemPackage
 
-/// Serves the faults of registered mappings: one thread reads and resolves them, two more bring pages ahead of a thread that goes through its memory in order,
+/// Serves the faults of registered mappings: one thread reads and resolves them, others bring pages ahead of a thread that goes through its memory in order,
 /// and drop copies in the backup when nobody waits.
 ///
 /// Neither ever waits for a reservation, for a worker's claim, or for the lock of a pool's file: what a worker holds may depend on the very client that waits here.
@@ -32,8 +32,8 @@ final class FaultServer: Sendable {
     /// Faults that wait for a backup that is away, or for memory, are tried again after this.
     private static let retryMilliseconds: UInt64 = 50
     static let delayedLimit = 4096
-    /// While one brings a window, another one brings the next.
-    private static let aheadThreads = 2
+    /// While one brings a window, others bring the next ones.
+    private static let aheadThreads = 3
 
     let counters = TouchCounters()
     let ahead = TouchAhead()
@@ -42,6 +42,7 @@ final class FaultServer: Sendable {
     private let work = Monitor(Work())
     private let threads = Monitor<[DedicatedThread]>([])
     private let faults: FaultHook?
+    private let watcher = Monitor<(@Sendable (MappingChange) -> Void)?>(nil)
 
     init(faults: FaultHook?) throws(EngineError) {
         self.faults = faults
@@ -56,6 +57,20 @@ final class FaultServer: Sendable {
 
     // MARK: Who is served
 
+    func watch(_ body: @escaping @Sendable (MappingChange) -> Void) { watcher.withLock { $0 = body } }
+
+    func tell(_ change: MappingChange) { watcher.withLock { $0 }?(change) }
+
+    /// Ids up to this one were given by an earlier engine.
+    func skipIDs(through id: MappingID) { work.withLock { $0.nextID = max($0.nextID, id.rawValue + 1) } }
+
+    /// The mapping that has this open userfaultfd.
+    func id(of userfaults: CInt) -> MappingID? {
+        work.withLock { work in
+            work.served.first { Files.areSameOpenFile($0.value.userfaults.number, userfaults) }.map { MappingID(rawValue: UInt32($0.key)) }
+        }
+    }
+
     func newID() -> MappingID {
         work.withLock { work in
             defer { work.nextID += 1 }
@@ -66,6 +81,9 @@ final class FaultServer: Sendable {
     /// From now on the mapping's faults are served.
     func add(_ id: MappingID, _ userfaults: SharedDescriptor, of pool: Pool) throws(EngineError) {
         work.withLock { $0.served[UInt64(id.rawValue)] = Served(pool: pool, userfaults: userfaults) }
+        pool.touch.state.withLock { state in
+            if state.onGone == nil { state.onGone = { [weak self] id in _ = self?.remove(id) } }
+        }
         do throws(Errno) { try epoll.add(userfaults.number, .input, token: UInt64(id.rawValue)) } catch {
             work.withLock { $0.served[UInt64(id.rawValue)] = nil }
             throw EngineError(.system, "the userfaultfd can't be waited for", errno: error)
@@ -76,6 +94,7 @@ final class FaultServer: Sendable {
         guard let served = work.withLock({ $0.served.removeValue(forKey: UInt64(id.rawValue)) }) else { return nil }
         // Closing would not do: the client has a duplicate, and the poll set goes by the open file.
         try? epoll.remove(served.userfaults.number)
+        tell(.ended(id))
         return served.pool
     }
 
@@ -142,15 +161,23 @@ final class FaultServer: Sendable {
                 guard let pool = work.withLock({ $0.served[event.token]?.pool }) else { continue }
                 read(MappingID(rawValue: UInt32(event.token)), pool, engine, &waiting)
             }
+            var looksForMore = false
             for fault in waiting {
                 counters.faults.add(1, ordering: .relaxed)
-                if !engine.resolve(fault, self, staging) { delay(fault, &delayed) }
+                switch engine.resolve(fault, self, staging) {
+                case .done: looksForMore = true
+                // The next one is a while off; the processor is better used to bring what it will want.
+                case .doneInOrder: break
+                case .later: delay(fault, &delayed)
+                }
             }
-            if !waiting.isEmpty { spinUntil = MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.spinNanoseconds) }
+            if looksForMore { spinUntil = MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.spinNanoseconds) }
             waiting.removeAll(keepingCapacity: true)
             if !delayed.isEmpty, MonotonicTime.now() >= retryAt {
                 retryAt = MonotonicTime.now().advanced(milliseconds: Self.retryMilliseconds)
-                delayed.removeAll { engine.resolve($0, self, staging) }
+                delayed.removeAll {
+                    if case .later = engine.resolve($0, self, staging) { false } else { true }
+                }
                 counters.delayedFaults.store(delayed.count, ordering: .relaxed)
             }
         }
@@ -172,6 +199,7 @@ final class FaultServer: Sendable {
     /// (EAGAIN) because the fork was not read yet.
     private func read(_ id: MappingID, _ pool: Pool, _ engine: Engine, _ waiting: inout [Fault]) {
         var forks: [(MappingID, SharedDescriptor)] = []
+        var hasMoved = false
         let isGone = pool.touch.state.withLock { state -> Bool in
             guard let index = state.mappings.firstIndex(where: { $0.id == id }) else { return true }
             let mapping = state.mappings[index]
@@ -194,10 +222,10 @@ final class FaultServer: Sendable {
                                     registration: mapping.registration))
                             forks.append((childID, userfaults))
                         case .remap(let from, let to, let count):
-                            changed = true
+                            (changed, hasMoved) = (true, true)
                             state.mappings[index].segments.remap(from: from, to: to, count: count)
                         case .unmap(let range):
-                            changed = true
+                            (changed, hasMoved) = (true, true)
                             state.mappings[index].segments.unmap(range)
                         case .remove(let range):
                             // The pages' protection goes with them: what is being copied out there stays.
@@ -222,6 +250,7 @@ final class FaultServer: Sendable {
             return false
         }
         if !forks.isEmpty || isGone { pool.touch.state.notifyAll() }
+        if hasMoved, let moved = pool.touch.persistent(id, of: self) { tell(.changed(moved)) }
         for (childID, userfaults) in forks { engine.adoptChild(childID, userfaults, of: pool, self) }
         if isGone { _ = remove(id) }
     }

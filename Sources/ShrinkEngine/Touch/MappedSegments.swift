@@ -21,15 +21,14 @@ struct MappedSegments {
         }
     }
 
-    /// A mapping that is cut into more pieces is given up.
-    static let limit = 256
-
     private(set) var segments: [Segment]
 
     /// `unitBytes`: of a page of the pool.
     init(address: UInt, firstPage: Int, count: Int, unitBytes: Int = basePageSize) {
         segments = [Segment(address: address, firstPage: firstPage, count: count, unitBytes: unitBytes)]
     }
+
+    init(_ segments: [Segment]) { self.segments = segments }
 
     var isEmpty: Bool { segments.isEmpty }
 

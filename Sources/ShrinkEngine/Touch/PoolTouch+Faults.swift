@@ -49,19 +49,20 @@ extension PoolTouch {
 
     static let poisonedLimit = 1 << 16
 
-    /// SIGBUS for whoever touches the page. `page` is noted, so that the mark goes when new content comes.
-    func poisonOne(_ mapping: MappingID, _ address: UInt, page number: Int?) {
-        guard let userfaults = userfaults(mapping) else { return }
+    /// SIGBUS for whoever touches the page. `page` is noted, so that the mark goes when new content comes. True if it is the mapping's first.
+    func poisonOne(_ mapping: MappingID, _ address: UInt, page number: Int?) -> Bool {
+        guard let userfaults = userfaults(mapping) else { return false }
         // A mark is refused where another one is: a protected page has one.
         try? Userfaults.unprotect(userfaults.number, page(at: address))
         _ = Userfaults.poison(userfaults.number, page(at: address))
         try? Userfaults.wake(userfaults.number, page(at: address))
-        guard let number else { return }
-        state.withLock { state in
+        guard let number else { return false }
+        return state.withLock { state in
             guard let i = state.mappings.firstIndex(where: { $0.id == mapping }), state.mappings[i].poisoned.count < Self.poisonedLimit,
                 !state.mappings[i].poisoned.contains(number)
-            else { return }
+            else { return false }
             state.mappings[i].poisoned.append(number)
+            return state.mappings[i].poisoned.count == 1
         }
     }
 
@@ -71,20 +72,6 @@ extension PoolTouch {
             if let i = state.claims.firstIndex(where: { $0.id == claim }) { state.claims[i].guests -= 1 }
         }
         state.notifyAll()
-    }
-
-    /// Ends the claim of a fault that was served; in its own mapping one call makes the pages writable and wakes.
-    func end(_ claim: UInt64, waking mapping: MappingID) { end(claim, .writable) }
-
-    func served(_ mapping: MappingID, from page: Int, to end: Int, isFault: Bool) {
-        state.withLock { state in
-            guard let i = state.mappings.firstIndex(where: { $0.id == mapping }) else { return }
-            if isFault {
-                state.mappings[i].around.served(from: page, to: end)
-            } else {
-                state.mappings[i].around.advanced(from: page, to: end)
-            }
-        }
     }
 
     /// New content comes to pages that were poisoned: zeros take the mark's place. Of huge pages only where one is free; elsewhere the mark stays.
@@ -108,7 +95,7 @@ extension PoolTouch {
             let zeros = UnsafeRawBufferPointer(huge.buffers.zeros.bytes)
             let placed = Userfaults.copy(userfaults.number, to: addresses.lowerBound, from: zeros, .writable, .wakes)
             // There already, for another mapping's sake.
-            if placed.error == .fileExists { try? Userfaults.mapPresent(userfaults.number, addresses) }
+            if placed.error == .fileExists { _ = Userfaults.show(userfaults.number, addresses) }
         }
     }
 }

@@ -18,6 +18,8 @@ final class PoolTouch: Sendable {
         var around = FaultAround()
         /// Pages that were poisoned in it, to be healed when their content is replaced.
         var poisoned: [Int] = []
+        /// An earlier engine poisoned pages of it, and which ones was not kept.
+        var hasUnknownPoison = false
         /// Who holds it; a child that was forked belongs to its parent's holder.
         let registration: MappingID
     }
@@ -32,6 +34,8 @@ final class PoolTouch: Sendable {
         var waiters = 0
         /// Memory for lists of spans, lent to who goes through one.
         fileprivate var spareLists: [SpanList] = []
+        /// Who hears of mappings whose process is gone.
+        var onGone: (@Sendable (MappingID) -> Void)?
 
         // Loops over indices, here and below: the standard library's searches and iterators ask for memory where they are not specialised.
 
@@ -65,6 +69,8 @@ final class PoolTouch: Sendable {
     let state: Monitor<State>
     /// Bytes of a page of the pool.
     let unitBytes: Int
+    /// Held by threads that place pages nobody waits for: side by side they would spin on the lock of the file's page index. Who serves a fault takes no part.
+    let placing = Monitor<UInt8>(0)
 
     init(unitBytes: Int = basePageSize) {
         self.unitBytes = unitBytes
@@ -207,7 +213,9 @@ final class PoolTouch: Sendable {
     /// A mapping whose process is gone, or whose registration somebody took back, is none any more.
     private func giveUp(_ span: Span, _ error: Errno, _ generation: UInt64) {
         switch error {
-        case .noSuchProcess: remove(span.mapping)
+        case .noSuchProcess:
+            remove(span.mapping)
+            state.withLock { $0.onGone }?(span.mapping)
         // Unmapped, and the event is on its way; without an event the range was taken back.
         case .noSuchFileOrDirectory, .invalidArgument, .badAddress:
             if (try? waitReadable(span.userfaults.number, timeoutMilliseconds: 0)) != true {

@@ -3,11 +3,25 @@ import SystemPackage
 
 /// Work that no client waits for: pages ahead of a thread that goes through its memory in order, and copies in the backup of pages that are back.
 final class TouchAhead: Sendable {
+    /// A thread that goes through a mapping in order, and what of it is not begun yet.
     private struct Wish {
         let pool: Pool
         let mapping: MappingID
-        let from: Int
-        let count: Int
+        /// Where the thread faulted last.
+        var position: Int
+        var pages: Range<Int>
+
+        /// It is the same thread that wishes for more.
+        func isContinued(by more: Range<Int>) -> Bool {
+            more.lowerBound <= pages.upperBound && more.upperBound >= pages.lowerBound
+        }
+    }
+
+    /// Pages that one thread brings together.
+    struct Chunk {
+        fileprivate let pool: Pool
+        fileprivate let mapping: MappingID
+        fileprivate let pages: Range<Int>
     }
 
     private struct Drop {
@@ -27,27 +41,39 @@ final class TouchAhead: Sendable {
         var forgottenDrops = 0
     }
 
-    private static let wishLimit = 4
+    /// Threads of clients for which pages are brought ahead at a time; they take turns.
+    private static let wishLimit = 16
+    /// The first pages ahead are few, so that who waits for them goes on soon.
+    private static let shortest = 32
     static let dropLimit = 8192
     /// Copies are dropped when so many pages have come together, or nothing happened for a while.
     private static let dropBatchPages = 2048
+    /// So many are dropped whatever else is to be done: they take room in the backup.
+    private static let dropFirstPages = 4 * dropBatchPages
     private static let quietMilliseconds: UInt64 = 20
     /// Holes of the backup up to this length are dropped over.
     private static let gapPages = 16
 
     private let queue = Monitor(Queue())
 
-    /// A thread comes through here soon. A full queue forgets the wish.
-    func wish(_ pool: Pool, _ mapping: MappingID, from page: Int, count: Int) {
+    /// A thread that faulted at `position` comes through these pages soon. What is on the list for it already is lengthened. Where too many threads go through their
+    /// memory the wish is forgotten.
+    func wish(_ pool: Pool, _ mapping: MappingID, _ pages: Range<Int>, after position: Int) {
         let isNew = queue.withLock { queue -> Bool in
-            guard queue.wishes.count < Self.wishLimit, !queue.wishes.contains(where: { $0.mapping == mapping && $0.from == page }) else {
-                return false
+            if let i = queue.wishes.firstIndex(where: { $0.mapping == mapping && $0.isContinued(by: pages) }) {
+                queue.wishes[i].position = position
+                queue.wishes[i].pages = queue.wishes[i].pages.lowerBound..<max(queue.wishes[i].pages.upperBound, pages.upperBound)
+                return true
             }
-            queue.wishes.append(Wish(pool: pool, mapping: mapping, from: page, count: count))
+            guard queue.wishes.count < Self.wishLimit else { return false }
+            queue.wishes.append(Wish(pool: pool, mapping: mapping, position: position, pages: pages))
             return true
         }
         if isNew { queue.notifyAll() }
     }
+
+    /// There is no sense in bringing more of a mapping now.
+    private func forget(_ mapping: MappingID) { queue.withLock { $0.wishes.removeAll { $0.mapping == mapping } } }
 
     /// Copies of pages that are back. What a full queue forgets stays in the backup until it is overwritten or removed.
     func drop(_ pool: Pool, _ object: Engine.TouchedObject, _ pages: Range<Int>) {
@@ -80,7 +106,7 @@ final class TouchAhead: Sendable {
     }
 
     private enum Job {
-        case wish(Wish)
+        case bring(Chunk)
         case drops([Drop])
         case end
     }
@@ -93,7 +119,7 @@ final class TouchAhead: Sendable {
             guard let engine = engine() else { return }
             switch job {
             case .end: return
-            case .wish(let wish): engine.bringAhead(wish.pool, wish.mapping, from: wish.from, count: wish.count, server, staging)
+            case .bring(let chunk): if !engine.bringAhead(chunk, server, staging) { forget(chunk.mapping) }
             case .drops(let drops):
                 kept = merged(drops).filter { !engine.dropTouched($0.pool, $0.object, $0.pages, server) }
             }
@@ -114,10 +140,8 @@ final class TouchAhead: Sendable {
             let deadline = MonotonicTime.now().advanced(milliseconds: seenDrops < 0 ? 3_600_000 : Self.quietMilliseconds)
             let job: Job? = queue.wait(deadline: deadline) { queue in
                 if queue.isEnding { return .end }
-                if !queue.wishes.isEmpty {
-                    queue.busy += 1
-                    return .wish(queue.wishes.removeFirst())
-                }
+                if queue.dropPages >= Self.dropFirstPages { return takeDrops(&queue) }
+                if let chunk = takeChunk(&queue) { return .bring(chunk) }
                 if queue.dropPages >= Self.dropBatchPages || queue.isDraining && !queue.drops.isEmpty {
                     return takeDrops(&queue)
                 }
@@ -139,6 +163,19 @@ final class TouchAhead: Sendable {
                 if let job { return job }
             }
         }
+    }
+
+    private func takeChunk(_ queue: inout Queue) -> Chunk? {
+        guard !queue.wishes.isEmpty else { return nil }
+        var wish = queue.wishes.removeFirst()
+        let start = wish.pages.lowerBound
+        let length = min(max(Self.shortest, start - wish.position), FaultAround.longest)
+        let end = min(start + length, wish.pages.upperBound)
+        wish.pages = end..<wish.pages.upperBound
+        // Behind those of others.
+        if !wish.pages.isEmpty { queue.wishes.append(wish) }
+        queue.busy += 1
+        return Chunk(pool: wish.pool, mapping: wish.mapping, pages: start..<end)
     }
 
     private func takeDrops(_ queue: inout Queue) -> Job {
@@ -166,19 +203,44 @@ final class TouchAhead: Sendable {
 }
 
 extension Engine {
-    /// Brings pages that no thread asked for yet, if nobody works on them.
-    fileprivate func bringAhead(
-        _ pool: Pool, _ mapping: MappingID, from page: Int, count: Int, _ server: FaultServer, _ staging: Staging
-    ) {
-        guard !pool.isHuge, page < pool.ledger.geometry.pageCount, pool.words.isBackedUp(page) || pool.words.isZero(page) else { return }
-        let claimed = pool.touch.state.withLock { state -> (claim: UInt64, pages: Range<Int>)? in
-            guard state.claim(at: page) == nil, let mapping = state.mappings.first(where: { $0.id == mapping }) else { return nil }
-            guard let segment = mapping.segments.segments.first(where: { $0.pages.contains(page) }) else { return nil }
-            let end = state.firstClaimed(after: page, below: min(segment.pages.upperBound, page + count))
-            return (state.add(page..<end, .serving), page..<end)
+    /// Brings pages that no thread asked for yet, where nobody works on them. False if it makes no sense to go on: memory is short, the backup is away or damaged, or the
+    /// mapping is gone.
+    fileprivate func bringAhead(_ chunk: TouchAhead.Chunk, _ server: FaultServer, _ staging: Staging) -> Bool {
+        let (pool, mapping) = (chunk.pool, chunk.mapping)
+        let end = min(chunk.pages.upperBound, pool.ledger.geometry.pageCount)
+        var page = chunk.pages.lowerBound
+        var mayMark = true
+        while let wanted = pool.words.nextToBring(from: page, below: end) {
+            let step = pool.touch.state.withLock { state -> AheadStep in
+                guard let i = state.mappings.firstIndex(where: { $0.id == mapping }),
+                    let segment = state.mappings[i].segments.segments.first(where: { $0.pages.contains(wanted) })
+                else { return .stop }
+                if let claim = state.claim(at: wanted) { return .pass(to: state.claims[claim].pages.upperBound) }
+                let limit = state.firstClaimed(after: wanted, below: min(segment.pages.upperBound, end))
+                if mayMark, pool.words.isBackedUp(wanted), state.mappings[i].around.takesMarker(wanted..<limit) {
+                    return .pass(to: wanted + 1)
+                }
+                state.mappings[i].around.reserved(wanted..<limit)
+                return .bring(state.add(wanted..<limit, .serving), wanted..<limit)
+            }
+            mayMark = false
+            switch step {
+            case .stop: return false
+            case .pass(let to): page = to
+            case .bring(let claim, let pages):
+                guard case .served(let end) = bring(pool, mapping, pages, claim, isInOrder: true, server, staging, nil) else {
+                    return false
+                }
+                page = end
+            }
         }
-        guard let claimed else { return }
-        _ = bring(pool, mapping, claimed.pages, claimed.claim, isSequential: false, server, staging, nil)
+        return true
+    }
+
+    private enum AheadStep {
+        case stop
+        case pass(to: Int)
+        case bring(UInt64, Range<Int>)
     }
 
     /// Frees the backup's copies of those pages of a range that are back. False if somebody works on one of them now.
@@ -209,4 +271,19 @@ extension Engine {
 
     /// Waits until copies of pages that faults brought back are dropped; for tests, and before the backup is counted.
     public func waitForTouchDrops() { faultServer.ahead.drain() }
+}
+
+extension PageTable {
+    /// Pages of zeros up to so many come along with their neighbours: one call costs more than placing them.
+    static let gapPages = 16
+
+    /// The first page from `page` on that is out, or one of a few zeros before it.
+    func nextToBring(from page: Int, below end: Int) -> Int? {
+        var next = page
+        while next < end, !isBackedUp(next) { next += 1 }
+        guard next < end else { return nil }
+        let first = max(page, next - Self.gapPages)
+        while next > first, isZero(next - 1) { next -= 1 }
+        return next
+    }
 }

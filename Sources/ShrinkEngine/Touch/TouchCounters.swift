@@ -5,6 +5,8 @@ public struct TouchCounts: Sendable, Equatable {
     public var faults = 0
     /// Pages that faults brought back from the backup, those around them included.
     public var recoveredPages = 0
+    /// Those of them that were brought before anybody touched them.
+    public var aheadPages = 0
     /// Pages of zeros that faults placed.
     public var zeroPages = 0
     /// Pages that stayed because they were written while they were copied out.
@@ -20,6 +22,7 @@ public struct TouchCounts: Sendable, Equatable {
 final class TouchCounters: Sendable {
     let faults = Atomic<Int>(0)
     let recoveredPages = Atomic<Int>(0)
+    let aheadPages = Atomic<Int>(0)
     let zeroPages = Atomic<Int>(0)
     let hotPages = Atomic<Int>(0)
     let poisonedPages = Atomic<Int>(0)
@@ -29,6 +32,7 @@ final class TouchCounters: Sendable {
         var counts = TouchCounts()
         counts.faults = faults.load(ordering: .relaxed)
         counts.recoveredPages = recoveredPages.load(ordering: .relaxed)
+        counts.aheadPages = aheadPages.load(ordering: .relaxed)
         counts.zeroPages = zeroPages.load(ordering: .relaxed)
         counts.hotPages = hotPages.load(ordering: .relaxed)
         counts.poisonedPages = poisonedPages.load(ordering: .relaxed)
