@@ -132,7 +132,7 @@ let package = Package(
                 "PageStore", "ServiceSupport", "ShrinkClient", "ShrinkEngine", "ShrinkLinux", "ShrinkProtocol", "TestSupport", "Varlink",
                 "backupfs",
                 "shrinkctl",
-                "shrinkd", "survivor", system,
+                "shrinkd", "survivor", system, "touch-trial",
             ]),
         // A client that is right to the end whatever is killed under it.
         .executableTarget(

@@ -55,6 +55,13 @@ void shrinkd_disconnect(shrinkd_client *client);
 /* Opens this user's pool of that name, or makes it; and maps it. size_bytes: a multiple of 4096, which a pool that is there must have at least. */
 int shrinkd_pool_open(shrinkd_client *client, const char *name, uint64_t size_bytes, shrinkd_pool **pool);
 
+/* The same of huge pages of 2 MiB, of which the machine has some set aside (vm.nr_hugepages): size_bytes is a multiple of 2 MiB, objects take whole
+ * huge pages, and these go out and come back whole. SHRINKD_ERROR_NO_MEMORY: none are set aside, or none is free for an object or a pin. */
+int shrinkd_pool_open_huge(shrinkd_client *client, const char *name, uint64_t size_bytes, shrinkd_pool **pool);
+
+/* Bytes of one page of the pool: 4096, or 2 MiB. */
+uint64_t shrinkd_pool_page_size(const shrinkd_pool *pool);
+
 /* The mapping stays until the pool's objects are closed, too. */
 void shrinkd_pool_close(shrinkd_pool *pool);
 

@@ -21,6 +21,8 @@ public final class MappedPool: Sendable {
     public let memory: PoolMemory
     /// As it was when the pool was opened.
     public var pool: WirePool { memory.pool }
+    /// Of one of its pages: 4096, or 2 MiB.
+    public var pageBytes: Int { memory.pool.pageBytes ?? PoolPageKind.base.bytes }
     private let gates: GateMemory
     /// Set in the debug mode only.
     let pinGuard: PinGuard?
@@ -35,7 +37,7 @@ public final class MappedPool: Sendable {
     /// Makes an object of zeros with one access begun: fill it, then `endAccess()`.
     ///
     /// - Parameters:
-    ///   - sizeBytes: 1 byte to 1 TiB; its memory is that in whole pages of 4096 bytes.
+    ///   - sizeBytes: 1 byte to 1 TiB; its memory is that in whole pages of the pool (`pool.pageBytes`).
     ///   - priority: 0 goes out first, 3 last.
     ///   - purgeable: its content may be given up when memory is short; the next access then says so.
     ///   - leased: a device uses its memory during accesses (`revocations`).
@@ -120,13 +122,15 @@ public final class MappedPool: Sendable {
 extension ShrinkdClient {
     /// Opens the caller's pool of that name, or makes it.
     ///
-    /// - Parameter sizeBytes: a multiple of 4096. A pool that is there already must have at least that.
-    public func pool(_ name: String, sizeBytes: Int) throws(ShrinkdError) -> MappedPool {
+    /// - Parameters:
+    ///   - sizeBytes: a multiple of the page. A pool that is there already must have at least that.
+    ///   - pages: `huge` is for huge pages of 2 MiB, of which the machine has some set aside (vm.nr_hugepages). A pool that is there must have the same.
+    public func pool(_ name: String, sizeBytes: Int, pages: PoolPageKind = .base) throws(ShrinkdError) -> MappedPool {
         let memory: PoolMemory
         do throws(ShrinkdError) {
             memory = try openPool(PoolAddress(name: name))
         } catch  where error.code == .noSuchPool {
-            do throws(ShrinkdError) { memory = try createPool(name, sizeBytes: sizeBytes) } catch {
+            do throws(ShrinkdError) { memory = try createPool(name, sizeBytes: sizeBytes, pages: pages) } catch {
                 // Somebody else of this uid was quicker.
                 guard error.code == .nameTaken else { throw error }
                 memory = try openPool(PoolAddress(name: name))
@@ -137,6 +141,11 @@ extension ShrinkdClient {
                 .invalidSize,
                 "pool \(name) is there and has \(memory.pool.sizeBytes) bytes, less than \(sizeBytes); use it as it is, or another name")
         }
+        guard (memory.pool.pageBytes ?? 4096) == pages.bytes else {
+            throw ShrinkdError(
+                .invalidSize,
+                "pool \(name) is there and has pages of \(memory.pool.pageBytes ?? 4096) bytes, not \(pages.bytes); use another name")
+        }
         return try MappedPool(self, memory)
     }
 
@@ -144,8 +153,8 @@ extension ShrinkdClient {
     public func pool(_ address: PoolAddress) throws(ShrinkdError) -> MappedPool { try MappedPool(self, try openPool(address)) }
 
     /// As the blocking call, on a thread of the client's own.
-    public func pool(_ name: String, sizeBytes: Int) async throws(ShrinkdError) -> MappedPool {
-        try await onOwnThread { (client) throws(ShrinkdError) in try client.pool(name, sizeBytes: sizeBytes) }
+    public func pool(_ name: String, sizeBytes: Int, pages: PoolPageKind = .base) async throws(ShrinkdError) -> MappedPool {
+        try await onOwnThread { (client) throws(ShrinkdError) in try client.pool(name, sizeBytes: sizeBytes, pages: pages) }
     }
 
     /// As the blocking call, on a thread of the client's own.

@@ -2,6 +2,16 @@ import ShrinkLinux
 public import ShrinkProtocol
 import SystemPackage
 
+/// What a pool's memory consists of.
+public enum PoolPageKind: Sendable, Equatable {
+    /// Pages of 4096 bytes.
+    case base
+    /// Huge pages of 2 MiB: sizes of pools and places of objects are whole ones, and they go out and come back whole.
+    case huge
+
+    public var bytes: Int { self == .base ? 4096 : 2 << 20 }
+}
+
 /// A pool, opened and mapped.
 ///
 /// The mapping is shared with the daemon and everybody else who has the pool. Touch an object's range only while it is pinned.
@@ -38,9 +48,12 @@ public final class PoolMemory: Sendable {
 }
 
 extension ShrinkdClient {
-    /// Makes a pool of the caller's uid and maps it. `sizeBytes` is a multiple of 4096.
-    public func createPool(_ name: String, sizeBytes: Int) throws(ShrinkdError) -> PoolMemory {
-        try PoolMemory(try call(Methods.createPool, CreatePoolParameters(poolName: name, sizeBytes: sizeBytes)) { $0.poolFileDescriptor })
+    /// Makes a pool of the caller's uid and maps it. `sizeBytes` is a multiple of the page.
+    ///
+    /// - Throws: `outOfMemory` if huge pages are wanted and the machine has none set aside.
+    public func createPool(_ name: String, sizeBytes: Int, pages: PoolPageKind = .base) throws(ShrinkdError) -> PoolMemory {
+        let parameters = CreatePoolParameters(poolName: name, sizeBytes: sizeBytes, huge: pages == .huge ? true : nil)
+        return try PoolMemory(try call(Methods.createPool, parameters) { $0.poolFileDescriptor })
     }
 
     /// Maps a pool that is there.

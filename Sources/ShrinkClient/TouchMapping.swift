@@ -15,6 +15,7 @@ import Varlink
 /// - A child of fork(2) does not have this mapping. mremap(2) and munmap(2) of parts are followed while the daemon lives, and wait for it.
 /// - madvise(MADV_DONTNEED, MADV_REMOVE) on it is not allowed, nor is the pool's descriptor used for anything else than this.
 /// - Memory that belongs to no object reads as anything.
+/// - In a pool of huge pages a touch brings a whole unit of 2 MiB, and waits until a huge page is free for it.
 public final class TouchMapping: Sendable {
     /// As it was when the pool was opened.
     public let pool: WirePool

@@ -14,7 +14,8 @@ extension ControlService {
                 let pool: PoolInfo
                 do throws(EngineError) {
                     pool = try engine.createPool(
-                        name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes), limits: limits)
+                        name: parameters.poolName, owner: caller.userID, size: ByteCount(parameters.sizeBytes), limits: limits,
+                        of: parameters.huge == true ? .huge : .base)
                 } catch {
                     survival.cancelPool()
                     throw error

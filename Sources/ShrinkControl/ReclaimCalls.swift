@@ -84,7 +84,9 @@ extension ControlService {
         case .pool(let address): return [.pool(try engine.pool(address, for: caller).id)]
         case .goalBytes(let bytes) where caller.isAdministrator: return [.bytes(ByteCount(bytes))]
         case .everything where caller.isAdministrator: return [.all]
-        case .goalBytes, .everything: return engine.pools().filter { caller.sees($0) }.map { .pool($0.id) }
+        case .everything: return engine.pools().filter { caller.sees($0) }.map { .pool($0.id) }
+        // Memory for the machine is wanted, and huge pages stay huge pages.
+        case .goalBytes: return engine.pools().filter { caller.sees($0) && !$0.isHuge }.map { .pool($0.id) }
         }
     }
 }

@@ -19,6 +19,8 @@ extension ControlService {
                 for feature in touchFeatures {
                     reply.features[feature.name] = WireFeature(available: feature.isAvailable, reason: feature.reason)
                 }
+                let huge = Engine.hugePageSupport()
+                reply.features[huge.name] = WireFeature(available: huge.isAvailable, reason: huge.reason)
                 reply.features["pool_memory"] = Self.poolMemory(engine.stalledPools())
                 reply.backup.silentMilliseconds = view.silentMilliseconds
                 reply.survival = WireSurvival(survival, waitingSessions: sessions.waitingCount)
@@ -28,7 +30,7 @@ extension ControlService {
                     reply.pools = pools.count
                     reply.objects = pools.reduce(0) { $0 + $1.objectCount }
                     reply.pages = WirePageCounts(resident: 0, zero: 0, backedUp: 0, empty: 0)
-                    for pool in pools { reply.pages.add(pool.pages) }
+                    for pool in pools { reply.pages.add(pool.pages.inBasePages(of: pool.pageBytes)) }
                 }
                 return reply
             })

@@ -12,7 +12,9 @@ extension WirePageCounts {
 extension WirePool {
     init(_ pool: PoolInfo) {
         self.init(
-            poolId: Int(pool.id.rawValue), poolName: pool.name, ownerUid: Int(pool.owner), sizeBytes: pool.sizeBytes.rawValue,
+            poolId: Int(pool.id.rawValue), poolName: pool.name, ownerUid: Int(pool.owner),
+            pageBytes: pool.isHuge ? pool.pageBytes.rawValue : nil,
+            sizeBytes: pool.sizeBytes.rawValue,
             freeBytes: pool.freeBytes.rawValue, allocatedBytes: pool.allocatedBytes.rawValue, objectCount: pool.objectCount,
             objectLimit: pool.limits.objects, backedUpLimitBytes: pool.limits.backedUpBytes?.rawValue, pages: WirePageCounts(pool.pages))
     }
@@ -22,7 +24,9 @@ extension WireObject {
     init(_ object: ObjectInfo, poolName: String) {
         self.init(
             objectId: Int(object.id.rawValue), objectName: object.name, poolId: Int(object.pool.rawValue), poolName: poolName,
-            ownerUid: Int(object.owner), sizeBytes: object.sizeBytes.rawValue, roundedBytes: object.pageCount * 4096,
+            ownerUid: Int(object.owner), pageBytes: object.pageBytes.rawValue == 4096 ? nil : object.pageBytes.rawValue,
+            sizeBytes: object.sizeBytes.rawValue,
+            roundedBytes: object.pageCount * object.pageBytes.rawValue,
             offsetBytes: object.offsetBytes.rawValue, priority: Int(object.priority.rawValue), pinCount: object.pinCount,
             purgeable: object.isPurgeable, purged: object.isPurged, purgeGeneration: Int(object.purgeGeneration), leased: object.isLeased,
             pages: WirePageCounts(object.pages))
@@ -64,6 +68,8 @@ extension ShrinkReply {
         revokedLeases += result.revokedLeases
         unansweredLeases += result.unansweredLeases
         if let gained = result.kernelFreedBytes { kernelFreedBytes = (kernelFreedBytes ?? 0) + gained.rawValue }
+        if result.hugePageBytes.rawValue > 0 { hugePageBytes = (hugePageBytes ?? 0) + result.hugePageBytes.rawValue }
+        if let returned = result.returnedHugePageBytes { returnedHugePageBytes = (returnedHugePageBytes ?? 0) + returned.rawValue }
         failure = failure ?? result.failure.map { WireFailure($0) }
     }
 

@@ -37,12 +37,12 @@ extension EngineState {
         if backends[pool.backend].pools == 0 { backends[pool.backend] = BackendSpace() }
     }
 
-    /// Pages of a pool went to its backup, or left it (negative).
+    /// Pages of a pool, as it counts them, went to its backup, or left it (negative).
     mutating func addBackedUp(_ pages: Int, to pool: Pool) {
         pool.backedUpPages += pages
         // More room than before, at most so much; how much less is asked after each reclaim.
         guard pages < 0 else { return }
-        let (sum, isTooMuch) = backends[pool.backend].availablePages.addingReportingOverflow(-pages)
+        let (sum, isTooMuch) = backends[pool.backend].availablePages.addingReportingOverflow(-pages * pool.unitPages)
         backends[pool.backend].availablePages = isTooMuch ? .max : sum
     }
 

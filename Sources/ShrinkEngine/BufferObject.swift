@@ -27,6 +27,10 @@ struct BufferObject: BitwiseCopyable {
     var isExhausted = false
     /// Its pool's.
     var backend: UInt16 = 0
+    /// Its pool's pages are huge ones: every count above is of units of 2 MiB.
+    var isHuge = false
+    /// Its content was given up and made zeros, and nobody was told yet.
+    var isLossUntold = false
     /// A device uses its memory while it is pinned: its users are asked before it goes.
     var isLeased = false
     /// This engine's own note of how it left the object's gates: all open, or all closed.
@@ -78,6 +82,11 @@ struct BufferObject: BitwiseCopyable {
     /// On a list of the LRU (one that is pinned through a gate stays there: only a close shows that it is): the rest can't be shrunk (the kernel's unevictable list).
     var isShrinkable: Bool { pinCount == 0 && !isExhausted && life != .gone }
 
-    /// An upper bound of what it has in the pool; words that say empty are hints.
-    var reclaimablePages: Int { isShrinkable ? Int(pageCount) - Int(backedUpPages) - Int(zeroPages) - Int(purgedPages) : 0 }
+    /// Base pages of one of its pages.
+    var unitPages: Int { isHuge ? HugeMemory.basePages : 1 }
+    /// An upper bound of what it has in the pool, in base pages; words that say empty are hints.
+    var reclaimablePages: Int {
+        isShrinkable ? (Int(pageCount) - Int(backedUpPages) - Int(zeroPages) - Int(purgedPages)) * unitPages : 0
+    }
+    var basePages: Int { Int(pageCount) * unitPages }
 }

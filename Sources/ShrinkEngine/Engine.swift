@@ -28,7 +28,7 @@ public final class Engine: Sendable {
         public var cgroup: MemoryCgroup?
         /// How long the users of leased memory may take to let go of it.
         public var revocationMilliseconds: UInt64 = 5_000
-        /// What each uid may take, but root and `unlimitedUser`.
+        /// What each uid may take, but root and `unlimitedUser`, until `changeUserLimits`.
         public var userLimits = UserLimits()
         /// The user who runs the daemon.
         public var unlimitedUser = ThisProcess.userID
@@ -51,12 +51,17 @@ public final class Engine: Sendable {
     let ahead: RecoverAhead
     let faultServer: FaultServer
     let leases = LeaseBroker()
+    /// Taken inside the state's lock as well.
+    let userLimits: Monitor<UserLimits>
+    /// Made with the first pool of huge pages.
+    let hugeBuffers = Monitor<HugeBuffers?>(nil)
     private let highestID = Monitor<UInt32>(0)
 
     /// An engine without pools over a backup.
     public init(backup: any Backup, configuration: Configuration = Configuration(), logger: Logger) throws(EngineError) {
         self.backup = backup
         self.configuration = configuration
+        userLimits = Monitor(configuration.userLimits)
         self.logger = logger
         let helpers = max(0, configuration.copyWorkers - 1)
         var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
@@ -75,16 +80,20 @@ public final class Engine: Sendable {
 
     // MARK: Pools
 
-    /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages.
+    /// A new pool. Names are unique per owner (a uid). The size is a whole number of pages of its kind.
     ///
-    /// `backup`: where its pages go, if not to the engine's own backup.
+    /// `backup`: where its pages go, if not to the engine's own backup. `kind`: huge pages come from the machine's pool of them (vm.nr_hugepages); such
+    /// a pool may be larger than that.
     public func createPool(
-        name: String, owner: UInt32, size: ByteCount, limits: PoolLimits = PoolLimits(), backup: (any Backup)? = nil
+        name: String, owner: UInt32, size: ByteCount, limits: PoolLimits = PoolLimits(), backup: (any Backup)? = nil,
+        of kind: PoolPages = .base
     ) throws(EngineError) -> PoolInfo {
         try Self.checkName(name)
-        guard size.rawValue > 0, size.rawValue % basePageSize == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
-            throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(basePageSize) below 16 TiB")
+        let unitBytes = kind.bytes
+        guard size.rawValue > 0, size.rawValue % unitBytes == 0, size.rawValue / basePageSize <= EngineLimits.pagesPerPool else {
+            throw EngineError(.invalidSize, "a pool of \(size) is not possible; give a positive multiple of \(unitBytes) below 16 TiB")
         }
+        let buffers = kind == .huge ? try hugeBuffers(backup ?? self.backup) : nil
         let id = try state.withLock { state throws(EngineError) -> PoolID in
             try state.checkRunning()
             try state.checkPoolLimit()
@@ -95,8 +104,8 @@ public final class Engine: Sendable {
         }
         // Made outside the lock; everything is checked once more when it goes in.
         let pool = try Pool(
-            id: id, name: name, owner: owner, pageCount: size.rawValue / basePageSize, limits: limits, backup: backup ?? self.backup,
-            isGuarded: configuration.clientsAreStrangers)
+            id: id, name: name, owner: owner, pageCount: size.rawValue / unitBytes, limits: limits, backup: backup ?? self.backup,
+            isGuarded: configuration.clientsAreStrangers, huge: buffers)
         let available = pool.backup.availableBytes
         try state.withLock { state throws(EngineError) in
             try state.checkRunning()
@@ -124,8 +133,8 @@ public final class Engine: Sendable {
         counts.resident = max(0, min(allocated - counts.resident, counts.empty))
         counts.empty -= counts.resident
         return PoolInfo(
-            id: id, name: pool.name, owner: pool.owner, sizeBytes: ByteCount(pool.sizeBytes),
-            freeBytes: ByteCount(snapshot.free * basePageSize), allocatedBytes: ByteCount(allocated * basePageSize),
+            id: id, name: pool.name, owner: pool.owner, pageBytes: ByteCount(pool.unitBytes), sizeBytes: ByteCount(pool.sizeBytes),
+            freeBytes: ByteCount(snapshot.free * pool.unitBytes), allocatedBytes: ByteCount(allocated * pool.unitBytes),
             objectCount: snapshot.objects, limits: pool.limits, pages: counts)
     }
 

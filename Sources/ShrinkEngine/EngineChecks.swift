@@ -7,6 +7,7 @@ extension Engine {
         state.withLock { state in
             var broken: [String] = []
             var tally = EngineState.Tally()
+            var hugeTally = EngineState.Tally()
             for pool in state.pools.values.sorted(by: { $0.id < $1.id }) {
                 var sums = PageCounts()
                 var objectCount = 0
@@ -20,13 +21,16 @@ extension Engine {
                     sums.backedUp += Int(object.backedUpPages)
                     sums.zero += Int(object.zeroPages)
                     if object.isShrinkable != state.lru.contains(slot) { broken.append("object \(id) is on the wrong side of the list") }
-                    if object.isShrinkable, object.isExpendable { tally.expendablePages += object.reclaimablePages }
+                    if object.isHuge != pool.isHuge { broken.append("object \(id) counts other pages than its pool") }
+                    var counted = object.isHuge ? hugeTally : tally
+                    if object.isShrinkable, object.isExpendable { counted.expendablePages += object.reclaimablePages }
                     if object.isShrinkable, !object.isExpendable {
-                        tally.shrinkablePages += object.reclaimablePages
-                        tally.shrinkableObjects += 1
+                        counted.shrinkablePages += object.reclaimablePages
+                        counted.shrinkableObjects += 1
                     }
+                    if object.isHuge { hugeTally = counted } else { tally = counted }
                 }
-                tally.readyPages += pool.readyPages
+                if pool.isHuge { hugeTally.readyPages += pool.readyPages * pool.unitPages } else { tally.readyPages += pool.readyPages }
                 if sums.backedUp != pool.backedUpPages || sums.zero != pool.zeroPages {
                     broken.append(
                         "\(pool.id) counts \(pool.backedUpPages) and \(pool.zeroPages), its objects \(sums.backedUp) and \(sums.zero)")
@@ -37,6 +41,7 @@ extension Engine {
             let stored = state.backends.reduce(0) { $0 + $1.shrinkablePages }
             if stored != state.tally.shrinkablePages { broken.append("the backends count \(stored), all is \(state.tally)") }
             if tally != state.tally { broken.append("the counters say \(state.tally), the objects \(tally)") }
+            if hugeTally != state.hugeTally { broken.append("of huge pages the counters say \(state.hugeTally), the objects \(hugeTally)") }
             return broken
         }
     }

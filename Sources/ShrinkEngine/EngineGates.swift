@@ -117,18 +117,14 @@ extension Engine {
     /// A cancellation ends the waits and stops the copying at the next run; what came back stays, and nothing is pinned.
     @discardableResult
     public func pinGate(_ id: ObjectID, client: GateClientID, cancellation: Cancellation? = nil) throws(EngineError) -> PinAnswer {
+        var mayAsk = true
         while true {
             if let answer = try pinGateIfResident(id, client, cancellation) { return answer }
-            try staging.withStaging { (staging) throws(EngineError) in
-                let slot = try reserve(id, cancellation: cancellation)
-                defer { release(slot) }
-                let outcome = recoverReserved(slot, staging) { _ in cancellation?.isCancelled != true }
-                if let failure = outcome.failure { throw failure }
-            }
+            try bringBack(id, mayAskForLeases: &mayAsk, cancellation)
         }
     }
 
-    /// Nil if pages are in the backup.
+    /// Nil if pages are in the backup, or huge ones are wanting.
     private func pinGateIfResident(_ id: ObjectID, _ client: GateClientID, _ cancellation: Cancellation?) throws(EngineError) -> PinAnswer?
     {
         let slot = try reserve(id, cancellation: cancellation)
@@ -136,7 +132,7 @@ extension Engine {
         guard state.withLock({ $0.gate(slot, of: client) }) != nil else {
             throw EngineError(.notPinned, "\(client) has no gate of \(id); attach one first")
         }
-        let isLost = try clearIfLost(slot)
+        try clearIfLost(slot)
         guard openGatesIfWhole(slot) else { return nil }
         return try state.withLock { state throws(EngineError) in
             try state.checkStays(slot)
@@ -145,7 +141,9 @@ extension Engine {
                 throw EngineError(.limitReached, "\(id) can't be pinned by \(client): its gate is gone, or has all pins it can have")
             }
             state.bump(slot)
-            return PinAnswer(retained: !isLost, purgeGeneration: state.objects[slot].purgeGeneration % GateWord.generations)
+            defer { state.objects[slot].isLossUntold = false }
+            return PinAnswer(
+                retained: !state.objects[slot].isLossUntold, purgeGeneration: state.objects[slot].purgeGeneration % GateWord.generations)
         }
     }
 
@@ -154,6 +152,8 @@ extension Engine {
     func openGatesIfWhole(_ slot: UInt32) -> Bool {
         let object = state.withLock { $0.objects[slot] }
         guard object.backedUpPages == 0, object.content == .kept || object.content == .purgeable else { return false }
+        // A pin without a call must not find a hole that there is no huge page for.
+        guard isPopulated(slot) else { return false }
         guard object.firstGate != GateTable.none, !object.areGatesOpen else { return true }
         forgetZeroWords(slot)
         state.withLock { state in
@@ -166,6 +166,7 @@ extension Engine {
 
     /// After a shrink that changed nothing: opens what it closed.
     func reopenGatesIfUntouched(_ slot: UInt32) {
+        guard isPopulated(slot) else { return }
         state.withLock { state in
             let object = state.objects[slot]
             guard object.backedUpPages + object.zeroPages + object.purgedPages == 0, !object.isExhausted,

@@ -14,7 +14,9 @@ extension Engine {
         let backup = backup ?? self.backup
         let ledger = try Ledger(reopening: ledgerFile)
         let id = ledger.pool
-        let pool = try Pool(id: id, file: file, ledger: ledger, backup: backup, isGuarded: configuration.clientsAreStrangers)
+        let buffers = ledger.geometry.pageSize == basePageSize ? nil : try hugeBuffers(backup)
+        let pool = try Pool(
+            id: id, file: file, ledger: ledger, backup: backup, isGuarded: configuration.clientsAreStrangers, huge: buffers)
         var report = HealingReport()
         var live: Set<UInt32> = []
         var highest: UInt32 = 0
@@ -41,7 +43,7 @@ extension Engine {
                         id: record.id, pool: id.rawValue, record: UInt32(index), firstPage: record.firstPage, pageCount: record.pageCount,
                         purgeGeneration: record.purgeGeneration,
                         priority: Priority(rawValue: UInt8(truncatingIfNeeded: record.priority)) ?? .normal, content: record.content,
-                        isLeased: record.lease != 0))
+                        isHuge: ledger.geometry.pageSize != basePageSize, isLeased: record.lease != 0))
             }
         }
         pool.adoptRecords(live: live, highest: highest)
@@ -62,6 +64,7 @@ extension Engine {
             let healed = try reserved.heal()
             report += healed
             objects[index].damagedPages = UInt32(healed.lost)
+            try reserved.noteHoles()
             let counts = table.countByState()
             objects[index].backedUpPages = UInt32(counts.backedUp)
             objects[index].zeroPages = UInt32(counts.zero)

@@ -6,7 +6,8 @@ import SystemPackage
 extension Engine {
     // MARK: Making and destroying
 
-    /// A new object, all zeros, pinned once. Its size is rounded up to pages.
+    /// A new object, all zeros, pinned once. Its size is rounded up to pages of its pool. Huge pages are taken now: inside a pin there are no
+    /// holes that a client could find no page for.
     ///
     /// `announce` hears its id before the object counts: whoever writes down that it is pinned has done so when a later engine finds it.
     public func createObject(
@@ -16,12 +17,14 @@ extension Engine {
         guard size.rawValue > 0, size.rawValue <= EngineLimits.pagesPerObject * basePageSize else {
             throw EngineError(.invalidSize, "an object of \(size) is not possible; give 1 byte to 1 TiB")
         }
-        let count = (size.rawValue + basePageSize - 1) / basePageSize
         try at(.allocate)
         let pool = try state.withLock { state throws(EngineError) in try state.pool(poolID) }
+        let count = (size.rawValue + pool.unitBytes - 1) / pool.unitBytes
         // A client may fill it at once and asks nobody then, so the configured limit is met now.
-        try staging.withStaging { (staging) throws(EngineError) in
-            try room.admit(count * basePageSize, engine: self, staging)
+        if !pool.isHuge {
+            try staging.withStaging { (staging) throws(EngineError) in
+                try room.admit(count * basePageSize, engine: self, staging)
+            }
         }
         let place = state.wait { state -> Result<(first: Int, record: UInt32), EngineError>? in
             do throws(EngineError) {
@@ -35,7 +38,7 @@ extension Engine {
                 if pool.blocksOut > 0 { return nil }
                 throw EngineError(
                     .poolFull,
-                    "\(poolID) has no free range of \(count * basePageSize) bytes (\(pool.allocator.freePages * basePageSize) are free in all); destroy objects or make a larger pool"
+                    "\(poolID) has no free range of \(count * pool.unitBytes) bytes (\(pool.allocator.freePages * pool.unitBytes) are free in all); destroy objects or make a larger pool"
                 )
             } catch {
                 return .failure(error)
@@ -54,6 +57,7 @@ extension Engine {
         do throws(EngineError) {
             try pool.ledger.populate(record: Int(record), firstPage: first, count: count)
             try clean(pool, first, count, giveBack: giveBack)
+            if pool.isHuge { try populateNew(pool, first..<first + count) }
             id = try nextID(from: pool.backup)
             entry.id = id.rawValue
             entry.firstPage = UInt32(first)
@@ -61,7 +65,7 @@ extension Engine {
             // Until it is live, a later engine takes it for one whose end was begun, and removes the backup, if that was made already.
             entry.state = ObjectRecord.State.dying
             try pool.backup.create(
-                id, sizeBytes: count * basePageSize, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
+                id, sizeBytes: count * pool.unitBytes, hints: BackupHints(owner: pool.owner, name: name, priority: priority))
             madeBackup = id
             try at(.afterBackupMade)
             entry.priority = UInt32(priority.rawValue)
@@ -88,6 +92,7 @@ extension Engine {
             if let madeBackup { try? pool.backup.remove(madeBackup) }
             // A range that is being cleaned by a call that is stuck comes back, with its record, when that ends.
             if error.errno == .timedOut && madeBackup == nil { throw error }
+            if pool.isHuge { _ = try? pool.file.freePages(first: first, count: count) }
             entry.state = ObjectRecord.State.free
             giveBack()
             throw error
@@ -143,7 +148,7 @@ extension Engine {
         let claim = pool.touch.claim(first..<first + count, .ending)
         defer { pool.touch.end(claim) }
         pool.ledger.table(firstPage: first, count: count).clear()
-        pool.touch.heal(first..<first + count)
+        pool.touch.heal(first..<first + count, pool.file.huge)
         try at(.afterWordsCleared)
         let ready = (try? pool.file.residentPages(first: first, count: count)) ?? count
         record.state = ObjectRecord.State.free
@@ -180,8 +185,9 @@ extension Engine {
                 resident: resident, zero: Int(object.zeroPages), backedUp: Int(object.backedUpPages),
                 empty: max(0, count - resident - Int(object.zeroPages) - Int(object.backedUpPages)))
         return ObjectInfo(
-            id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)), pageCount: count,
-            offsetBytes: ByteCount(Int(object.firstPage) * basePageSize), priority: object.priority,
+            id: id, pool: pool.id, name: record.name, owner: pool.owner, sizeBytes: ByteCount(Int(record.sizeBytes)),
+            pageBytes: ByteCount(pool.unitBytes), pageCount: count,
+            offsetBytes: ByteCount(Int(object.firstPage) * pool.unitBytes), priority: object.priority,
             pinCount: Int(object.pinCount) + gatePins,
             isPurgeable: object.content == .purgeable, isPurged: object.content == .purged,
             purgeGeneration: object.purgeGeneration % GateWord.generations, isLeased: object.isLeased, pages: pages)

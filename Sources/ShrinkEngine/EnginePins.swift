@@ -17,22 +17,36 @@ extension Engine {
     /// A cancellation ends the waits and stops the copying at the next run; what came back stays, and nothing is pinned.
     @discardableResult
     public func pin(_ id: ObjectID, cancellation: Cancellation? = nil) throws(EngineError) -> PinAnswer {
+        var mayAsk = true
         while true {
             if let answer = try pinIfResident(id, cancellation) { return answer }
+            try bringBack(id, mayAskForLeases: &mayAsk, cancellation)
+        }
+    }
+
+    /// All of an object, for a pin. Where there is no room, users of leased memory are asked for it once, with nothing held while they are waited for.
+    func bringBack(_ id: ObjectID, mayAskForLeases mayAsk: inout Bool, _ cancellation: Cancellation?) throws(EngineError) {
+        do throws(EngineError) {
             try staging.withStaging(cancellation) { (staging) throws(EngineError) in
                 let slot = try reserve(id, cancellation: cancellation)
                 defer { release(slot) }
                 let outcome = recoverReserved(slot, staging) { _ in cancellation?.isCancelled != true }
                 if let failure = outcome.failure { throw failure }
+                try populate(slot, staging)
             }
+        } catch {
+            guard error.code == .outOfMemory, mayAsk else { throw error }
+            mayAsk = false
+            guard askLeasesForRoom(id, cancellation) else { throw error }
         }
     }
 
-    /// Nil if pages are in the backup.
+    /// Nil if pages are in the backup, or huge ones are wanting.
     private func pinIfResident(_ id: ObjectID, _ cancellation: Cancellation?) throws(EngineError) -> PinAnswer? {
         let slot = try reserve(id, cancellation: cancellation)
         defer { release(slot) }
-        let isLost = try clearIfLost(slot)
+        try clearIfLost(slot)
+        guard isPopulated(slot) else { return nil }
         let pinned = try state.withLock { state throws(EngineError) -> BufferObject? in
             try state.checkStays(slot)
             guard state.objects[slot].backedUpPages == 0 else { return nil }
@@ -46,15 +60,23 @@ extension Engine {
         guard let pinned else { return nil }
         forgetZeroWords(slot)
         if pinned.firstGate != GateTable.none { openGatesIfWhole(slot) }
-        return PinAnswer(retained: !isLost, purgeGeneration: pinned.purgeGeneration % GateWord.generations)
+        return PinAnswer(retained: !takeLoss(slot), purgeGeneration: pinned.purgeGeneration % GateWord.generations)
     }
 
-    /// Content that was given up becomes zeros; true if it was. Zeros first, answer afterwards: nobody ever reads the rest of what was given up.
-    func clearIfLost(_ slot: UInt32) throws(EngineError) -> Bool {
+    /// Content that was given up becomes zeros. Zeros first, answer afterwards: nobody ever reads the rest of what was given up.
+    func clearIfLost(_ slot: UInt32) throws(EngineError) {
         let content = state.withLock { $0.objects[slot].content }
-        guard content == .purged || content == .replaced else { return false }
+        guard content == .purged || content == .replaced else { return }
         try clearContent(slot)
-        return true
+        state.withLock { $0.objects[slot].isLossUntold = true }
+    }
+
+    /// Whether the content was given up since it was last pinned; said once.
+    func takeLoss(_ slot: UInt32) -> Bool {
+        state.withLock { state in
+            defer { state.objects[slot].isLossUntold = false }
+            return state.objects[slot].isLossUntold
+        }
     }
 
     /// Zero words are a hint that a writer may now make untrue.

@@ -43,8 +43,8 @@ extension Engine {
                 let outcome = recoverReserved(slot, pages: pages.lowerBound.rawValue..<pages.upperBound.rawValue, staging) { _ in
                     cancellation?.isCancelled != true
                 }
-                result.recoveredPages = outcome.recoveredPages
-                result.failedPages = outcome.failedPages
+                result.recoveredPages = outcome.recoveredPages * outcome.unitPages
+                result.failedPages = outcome.failedPages * outcome.unitPages
                 result.failure = outcome.failure
             }
         } catch {
@@ -77,14 +77,17 @@ extension Engine {
         _ slot: UInt32, pages: Range<Int>? = nil, _ staging: Staging, mayShrinkOthers: Bool = true, progress: (RecoverOutcome) -> Bool
     ) -> RecoverOutcome {
         let reserved = reservedObject(slot)
-        var granted = RunRoom(engine: self, staging: mayShrinkOthers ? staging : nil)
+        var granted = RunRoom(engine: self, staging: mayShrinkOthers ? staging : nil, isHuge: reserved.poolFile.huge != nil)
         var outcome = reserved.recover(
             pages ?? 0..<reserved.pageCount, staging, room: &granted,
             progress: { outcome in
                 // Its owner destroys it meanwhile: what is back so far goes with it.
                 if self.state.withLock({ $0.objects[slot].life != .live }) { return false }
+                var outcome = outcome
+                outcome.unitPages = reserved.unitPages
                 return progress(outcome)
             })
+        outcome.unitPages = reserved.unitPages
         granted.giveBack()
         state.withLock { state in
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
@@ -154,38 +157,57 @@ private final class RecoverWalk: Sendable {
 
     func work(_ staging: Staging) {
         while let id = takeID() {
-            let slot: UInt32
-            switch engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) {
-            case .reserved(let taken): slot = taken
-            case .interrupted:
-                return stop(EngineError(.interrupted, "recovering was stopped; it goes on when asked again"))
-            // One that was destroyed meanwhile needs no recovering.
-            case .gone, .busy, .deadlock, .alreadyHeld: continue
-            }
-            defer { engine.release(slot) }
-            guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else { continue }
-            let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
-                progress.withLock { progress in
-                    let total = RecoverProgress(
-                        recoveredPages: progress.result.recoveredPages + outcome.recoveredPages,
-                        failedPages: progress.result.failedPages + outcome.failedPages, currentObject: id)
-                    if report(total) == .stop || total.recoveredPages >= goalPages || cancellation?.isCancelled == true {
-                        progress.isStopped = true
-                    }
-                    return !progress.isStopped
-                }
-            }
+            // Asked for room, its users let some go: once more.
+            if recover(id, staging, mayAsk: !isLast) { _ = recover(id, staging, mayAsk: false) }
+        }
+    }
+
+    /// True if there was no room, and asking for it made some.
+    private func recover(_ id: ObjectID, _ staging: Staging, mayAsk: Bool) -> Bool {
+        let slot: UInt32
+        switch engine.reserve(id, cancellation.map { .interruptible($0) } ?? .wait) {
+        case .reserved(let taken): slot = taken
+        case .interrupted:
+            stop(EngineError(.interrupted, "recovering was stopped; it goes on when asked again"))
+            return false
+        // One that was destroyed meanwhile needs no recovering.
+        case .gone, .busy, .deadlock, .alreadyHeld: return false
+        }
+        guard engine.state.withLock({ $0.objects[slot].backedUpPages > 0 && !$0.objects[slot].isExpendable }) else {
+            engine.release(slot)
+            return false
+        }
+        let outcome = engine.recoverReserved(slot, staging, mayShrinkOthers: !isLast) { outcome in
             progress.withLock { progress in
-                progress.result.recoveredPages += outcome.recoveredPages
-                progress.result.failedPages += outcome.failedPages
-                let reachedGoal = progress.result.recoveredPages >= goalPages
-                guard let failure = outcome.failure, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject else {
-                    return
+                let total = RecoverProgress(
+                    recoveredPages: progress.result.recoveredPages + outcome.recoveredPages * outcome.unitPages,
+                    failedPages: progress.result.failedPages + outcome.failedPages * outcome.unitPages, currentObject: id)
+                if report(total) == .stop || total.recoveredPages >= goalPages || cancellation?.isCancelled == true {
+                    progress.isStopped = true
                 }
-                progress.result.failure = progress.result.failure ?? failure
-                // Without room the next object fares no better; a damaged page is that object's alone.
-                if failure.code == .outOfMemory { progress.isStopped = true }
+                return !progress.isStopped
             }
+        }
+        engine.release(slot)
+        let code = outcome.failure?.code
+        if mayAsk, code == .outOfMemory, engine.askLeasesForRoom(id, cancellation, staging) {
+            enter(outcome, nil)
+            return true
+        }
+        enter(outcome, outcome.failure)
+        return false
+    }
+
+    /// Counts what was done, and what is told of why it was not more. (On its own: in one function with the above, Swift 6.3's optimiser ends.)
+    private func enter(_ outcome: RecoverOutcome, _ failure: EngineError?) {
+        progress.withLock { progress in
+            progress.result.recoveredPages += outcome.recoveredPages * outcome.unitPages
+            progress.result.failedPages += outcome.failedPages * outcome.unitPages
+            let reachedGoal = progress.result.recoveredPages >= goalPages
+            guard let failure, !(reachedGoal && failure.code == .interrupted), failure.code != .noSuchObject else { return }
+            progress.result.failure = progress.result.failure ?? failure
+            // Without room the next object fares no better, unless it was huge pages that were wanting; a damaged page is that object's alone.
+            if failure.code == .outOfMemory, outcome.unitPages == 1 { progress.isStopped = true }
         }
     }
 

@@ -6,13 +6,15 @@ extension Engine {
     /// Moves pages of the target out until its goal is reached or nothing is left: first ready blocks of pools, then expendable content, then objects, the
     /// longest unused of the lowest priority first. Pinned objects are left alone. What is done stays done, whatever ends it.
     ///
-    /// A number of bytes is a direct caller's wish: busy objects are passed over. Named objects and pools are waited for. `progress` is called after
+    /// A number of bytes is a direct caller's wish for memory of the machine: busy objects are passed over, and so are pools of huge pages, which have
+    /// none to give. Named objects and pools are waited for. `progress` is called after
     /// each run, on any of the copying threads, one at a time.
     public func shrink(
         _ target: ReclaimTarget, cancellation: Cancellation? = nil,
         progress: @escaping @Sendable (ShrinkProgress) -> Continuation = { _ in .proceed }
     ) -> ShrinkResult {
         let started = MonotonicTime.now()
+        let hugePagesBefore = state.withLock { $0.pools.values.contains { $0.isHuge } } ? try? HugePages().free : nil
         var result: ShrinkResult
         do throws(EngineError) {
             switch target {
@@ -33,15 +35,16 @@ extension Engine {
             case .bytes(let goal):
                 guard goal.rawValue > 0 else { throw EngineError(.invalidSize, "nothing to shrink: give a positive number of bytes") }
                 let pages = (goal.rawValue - 1) / basePageSize + 1
-                result = reclaim(pool: nil, goalPages: pages, .direct, cancellation, progress)
+                result = reclaim(pool: nil, of: .base, goalPages: pages, .direct, cancellation, progress)
                 shrinkLeased(
-                    target, goalPages: pages - result.freedBytes.rawValue / basePageSize, into: &result, cancellation, progress)
+                    target, of: .base, goalPages: pages - result.freedBytes.rawValue / basePageSize, into: &result, cancellation, progress)
                 result.goalBytes = goal
             }
         } catch {
             result = ShrinkResult()
             result.failure = error
         }
+        noteReturnedHugePages(since: hugePagesBefore, &result)
         result.durationNanoseconds = MonotonicTime.now().nanoseconds(since: started)
         return result
     }
@@ -66,11 +69,13 @@ extension Engine {
         return result
     }
 
+    /// `own`: the caller's buffer; nil takes one.
     func shrinkOne(
-        _ id: ObjectID, _ cancellation: Cancellation?, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
+        _ id: ObjectID, _ cancellation: Cancellation?, with own: Staging? = nil,
+        _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) throws(EngineError) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: .max, .requested, cancellation, progress)
-        try staging.withStaging(cancellation) { (staging) throws(EngineError) in
+        let walk = ReclaimWalk(engine: self, pool: nil, of: .any, goalPages: .max, .requested, cancellation, progress)
+        func shrink(_ staging: Staging) throws(EngineError) {
             let slot = try reserve(id, cancellation: cancellation)
             guard state.withLock({ $0.objects[slot].pinCount == 0 }) else {
                 release(slot)
@@ -78,6 +83,7 @@ extension Engine {
             }
             walk.shrinkAlone(slot, staging)
         }
+        if let own { try shrink(own) } else { try staging.withStaging(cancellation, shrink) }
         let result = walk.result
         // One whose device sleeps is told in the result: it is being woken.
         if let failure = result.failure, failure.code == .busy, result.deferredObjects == 0 { throw failure }
@@ -109,21 +115,25 @@ extension Engine {
         func proceed(_ outcome: ShrinkOutcome) -> Bool {
             // Its owner destroys it meanwhile: no copy is wanted any more.
             if !isExpendable, state.withLock({ $0.objects[slot].life != .live }) { return false }
+            var outcome = outcome
+            outcome.unitPages = reserved.unitPages
             return progress(reserved.id, outcome)
         }
         var outcome: ShrinkOutcome
+        let goalUnits = goalPages / reserved.unitPages + (goalPages % reserved.unitPages == 0 ? 0 : 1)
         if isExpendable {
-            outcome = reserved.purge(goalPages: goalPages, mayUseBackup: mayUseBackup, progress: proceed)
+            outcome = reserved.purge(goalPages: goalUnits, mayUseBackup: mayUseBackup, progress: proceed)
         } else if let swap = reserved.backup as? KernelSwap {
             outcome = reserved.pageOut(swap, goalPages: goalPages, progress: proceed)
         } else {
-            let allowed = takeBackupRoom(slot, goalPages)
-            defer { state.withLock { $0.pool(of: slot).pagesOnTheirWayOut -= allowed.pages } }
+            let allowed = takeBackupRoom(slot, goalUnits)
+            defer { state.withLock { $0.pool(of: slot).pagesOnTheirWayOut -= allowed.pages * reserved.unitPages } }
             outcome =
                 allowed.pages > 0
                 ? reserved.shrink(goalPages: allowed.pages, writeback: writeback, staging, progress: proceed) : ShrinkOutcome()
             if !outcome.isExhausted { outcome.failure = outcome.failure ?? allowed.failure }
         }
+        outcome.unitPages = reserved.unitPages
         outcome.isStoredInMemory = reserved.backup.isMemory
         state.withLock { state in
             if outcome.failure?.code == .interrupted, state.objects[slot].life != .live {
@@ -152,15 +162,15 @@ extension Engine {
         return outcome
     }
 
-    /// How many pages of an object may go to the backup within its owner's and its pool's limits; given back by who asked. `failure`: what is to be told
+    /// How many of an object's pages may go to the backup within its owner's and its pool's limits; given back by who asked. `failure`: what is to be told
     /// if they were not enough.
     private func takeBackupRoom(_ slot: UInt32, _ goalPages: Int) -> (pages: Int, failure: EngineError?) {
         state.withLock { state in
             let pool = state.pool(of: slot)
             let wanted = min(goalPages, Int(state.objects[slot].pageCount))
-            let room = backupRoomPages(of: pool, state)
+            let room = backupRoomPages(of: pool, state) / pool.unitPages
             let pages = min(wanted, room)
-            pool.pagesOnTheirWayOut += pages
+            pool.pagesOnTheirWayOut += pages * pool.unitPages
             if pages == wanted { return (pages, nil) }
             return (
                 pages,

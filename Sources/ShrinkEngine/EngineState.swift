@@ -12,6 +12,8 @@ struct EngineState: ~Copyable {
     /// Leased objects.
     var leased: Set<UInt32> = []
     var tally = Tally()
+    /// The same of pools of huge pages. What they free gives the machine no memory back, so whoever wants some does not count it.
+    var hugeTally = Tally()
     /// Where pages go, by `Pool.backend`.
     var backends: [BackendSpace] = []
     var nextPool: UInt32 = 1
@@ -19,7 +21,7 @@ struct EngineState: ~Copyable {
     var damagedPages = 0
     var isShuttingDown = false
 
-    /// Sums over all objects, so that counting costs the same for one and for a million.
+    /// Sums over all objects, in base pages, so that counting costs the same for one and for a million.
     struct Tally: Equatable {
         /// Pages on the lists that have to be kept when they go, and objects they belong to.
         var shrinkablePages = 0
@@ -57,7 +59,14 @@ struct EngineState: ~Copyable {
     private mutating func enter(_ slot: UInt32, sign: Int) {
         let object = objects[slot]
         guard object.isShrinkable else { return }
-        if object.isExpendable {
+        if object.isHuge {
+            if object.isExpendable {
+                hugeTally.expendablePages += sign * object.reclaimablePages
+            } else {
+                hugeTally.shrinkablePages += sign * object.reclaimablePages
+                hugeTally.shrinkableObjects += sign
+            }
+        } else if object.isExpendable {
             tally.expendablePages += sign * object.reclaimablePages
         } else {
             tally.shrinkablePages += sign * object.reclaimablePages
@@ -71,6 +80,7 @@ struct EngineState: ~Copyable {
     mutating func insert(_ object: BufferObject, in pool: Pool) -> UInt32 {
         var object = object
         object.backend = UInt16(pool.backend)
+        object.isHuge = pool.isHuge
         let slot = objects.insert(object)
         lru.reserveSlots(objects.capacity)
         lru.setBulk(slot, nil)
@@ -105,7 +115,11 @@ struct EngineState: ~Copyable {
 
     mutating func addReady(_ pages: Int, to pool: Pool) {
         let new = max(0, pool.readyPages + pages)
-        tally.readyPages += new - pool.readyPages
+        if pool.isHuge {
+            hugeTally.readyPages += (new - pool.readyPages) * pool.unitPages
+        } else {
+            tally.readyPages += new - pool.readyPages
+        }
         pool.readyPages = new
     }
 

@@ -8,7 +8,8 @@ extension Engine {
         let pools = self.pools()
         let (objects, stray, damaged) = state.withLock { ($0.objects.count, $0.strayPages, $0.damagedPages) }
         return EngineStatus(
-            poolCount: pools.count, objectCount: objects, pages: pools.reduce(PageCounts()) { $0 + $1.pages }, backup: backup,
+            poolCount: pools.count, objectCount: objects, pages: pools.reduce(PageCounts()) { $0 + $1.pages.inBasePages(of: $1.pageBytes) },
+            backup: backup,
             orphans: orphans, strayPages: stray, damagedPages: damaged, features: backup.features)
     }
 

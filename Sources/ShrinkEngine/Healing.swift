@@ -7,7 +7,7 @@ import SystemPackage
 //   not backedUp, store has    the word was not yet set, or the drop is missing: the pool wins, punch the store
 //   backedUp, store has not    the content is lost: reported, the word stays, so that it is never taken for zeros
 
-/// What healing found; all in pages.
+/// What healing found; all in pages of the pool.
 public struct HealingReport: Sendable, Equatable {
     public var punchedInPool = 0
     public var punchedInStore = 0
@@ -41,7 +41,9 @@ extension ReservedObject {
             for page in 0..<pageCount where table.isBackedUp(page) { report.lost += 1 }
             return report
         }
-        do throws(Errno) { try healStore(file, &report) } catch { throw .backup("healing \(id)", error) }
+        do throws(Errno) {
+            if poolFile.huge != nil { try healUnitsInStore(file, &report) } else { try healStore(file, &report) }
+        } catch { throw .backup("healing \(id)", error) }
         return report
     }
 
@@ -53,15 +55,13 @@ extension ReservedObject {
     }
 
     private func healPool(_ report: inout HealingReport) throws(Errno) {
-        let end = poolOffset(pageCount)
-        var offset = poolOffset(0)
-        while offset < end, let data = try Files.nextData(poolFile.number, from: offset), data < end {
-            let hole = try Files.endOfData(poolFile.number, from: data, limit: end)
-            for page in data / basePageSize - firstPage..<hole / basePageSize - firstPage where table.isBackedUp(page) {
-                try Files.punch(poolFile.number, at: poolOffset(page), length: basePageSize)
+        var from = firstPage
+        while let extent = try poolFile.nextExtent(from: from, below: firstPage + pageCount) {
+            for page in extent.lowerBound - firstPage..<extent.upperBound - firstPage where table.isBackedUp(page) {
+                try Files.punch(poolFile.number, at: poolOffset(page), length: unitBytes)
                 report.punchedInPool += 1
             }
-            offset = hole
+            from = extent.upperBound
         }
     }
 

@@ -231,11 +231,14 @@ extension Engine {
 
     /// Leased objects of a target whose pages are held by pins of gates alone, lowest priority first, as many as the goal needs; those that a
     /// connection pinned can't be asked for.
-    private func leasedCandidates(_ target: ReclaimTarget, goalPages: Int) -> [(object: ObjectID, users: [GateClientID])] {
+    private func leasedCandidates(_ target: ReclaimTarget, of kind: PageKind, goalPages: Int) -> [(object: ObjectID, users: [GateClientID])]
+    {
         state.withLock { state in
             var slots = state.leased.filter { slot in
                 let object = state.objects[slot]
-                guard object.isShrinkable, object.life == .live, object.areGatesOpen else { return false }
+                guard object.isShrinkable, object.life == .live, object.areGatesOpen, kind.covers(isHuge: object.isHuge) else {
+                    return false
+                }
                 switch target {
                 case .object(let id): return object.id == id.rawValue
                 case .pool(let pool): return object.pool == pool.rawValue
@@ -254,13 +257,32 @@ extension Engine {
         }
     }
 
-    /// Asks for leased memory, and shrinks what its users let go of. Waits, holding nothing, for as long as the configuration says.
+    /// There was no room to bring an object back: asks for leased memory of the same kind, as much as the object has out. False if none came. For
+    /// callers who may wait, and hold no reservation: who is asked may need any of them to answer.
+    func askLeasesForRoom(_ id: ObjectID, _ cancellation: Cancellation?, _ staging: Staging? = nil) -> Bool {
+        let wanted = state.withLock { state -> (pages: Int, kind: PageKind)? in
+            guard !state.isShuttingDown, let slot = state.objects.slot(of: id) else { return nil }
+            let object = state.objects[slot]
+            // One of huge pages is also short of those it never had.
+            return object.isHuge ? (object.basePages, .huge) : (max(Int(object.backedUpPages), EngineLimits.runPages), .base)
+        }
+        guard let wanted else { return false }
+        var result = ShrinkResult()
+        shrinkLeased(
+            .bytes(ByteCount(wanted.pages * basePageSize)), of: wanted.kind, goalPages: wanted.pages, into: &result, cancellation,
+            with: staging
+        ) { _ in .proceed }
+        return result.revokedLeases > 0
+    }
+
+    /// Asks for leased memory, and shrinks what its users let go of. Waits, without a reservation, for as long as the configuration says. `staging`: the
+    /// caller's buffer; nil takes one.
     func shrinkLeased(
-        _ target: ReclaimTarget, goalPages: Int, into result: inout ShrinkResult, _ cancellation: Cancellation?,
-        _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
+        _ target: ReclaimTarget, of kind: PageKind = .any, goalPages: Int, into result: inout ShrinkResult, _ cancellation: Cancellation?,
+        with staging: Staging? = nil, _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         guard goalPages > 0, state.withLock({ !$0.leased.isEmpty }), cancellation?.isCancelled != true else { return }
-        let wanted = leasedCandidates(target, goalPages: goalPages)
+        let wanted = leasedCandidates(target, of: kind, goalPages: goalPages)
         if wanted.isEmpty { return }
         let free = leases.revoke(wanted, within: configuration.revocationMilliseconds)
         result.unansweredLeases += wanted.count - free.count
@@ -273,12 +295,14 @@ extension Engine {
         }
         let before = (try? MemoryInfo().free).map { Int(clamping: $0) }
         var freedPages = 0
+        var hugeBytes = 0
         for id in free where freedPages < goalPages {
             do throws(EngineError) {
-                let one = try shrinkOne(id, cancellation, progress)
+                let one = try shrinkOne(id, cancellation, with: staging, progress)
                 result.revokedLeases += 1
                 result.skippedObjects = max(0, result.skippedObjects - 1)
                 freedPages += one.freedBytes.rawValue / basePageSize
+                hugeBytes += one.hugePageBytes.rawValue
                 result.add(one)
                 result.failure = result.failure ?? one.failure
             } catch {
@@ -286,8 +310,9 @@ extension Engine {
                 if error.code == .busy { result.unansweredLeases += 1 }
             }
         }
-        let freedBytes = freedPages * basePageSize
-        guard freedPages > 0, let before, let gained = Self.gain(over: before, wanted: freedBytes) else { return }
+        // Huge pages are looked for among the free ones of their kind (`ShrinkResult.returnedHugePageBytes`).
+        let freedBytes = freedPages * basePageSize - hugeBytes
+        guard freedBytes > 0, let before, let gained = Self.gain(over: before, wanted: freedBytes) else { return }
         result.kernelFreedBytes = ByteCount((result.kernelFreedBytes?.rawValue ?? 0) + gained)
         logger.info(
             "Leased memory went.", metadata: ["freed_bytes": "\(freedBytes)", "kernel_freed_bytes": "\(gained)"])

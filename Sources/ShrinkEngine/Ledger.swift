@@ -6,7 +6,7 @@ import SystemPackage
 //
 //   header   one page: magic, version, geometry, owner, name
 //   records  128 bytes an object slot; state is written last when a record is made, first when it goes
-//   words    8 bytes a pool page (PageWord)
+//   words    8 bytes a pool page (PageWord), which is 4 KiB or 2 MiB as the header's page size says
 //
 // The file is sparse: an untouched region costs nothing. All fields are native-endian; the file never leaves the machine.
 
@@ -94,6 +94,8 @@ final class Ledger: Sendable {
         var pageCount: Int
         var recordCapacity: Int
 
+        /// Base pages of one page.
+        var unitPages: Int { pageSize / basePageSize }
         var recordsOffset: Int { basePageSize }
         var wordsOffset: Int { (recordsOffset + recordCapacity * ObjectRecord.stride + basePageSize - 1) & ~(basePageSize - 1) }
         var fileBytes: Int { wordsOffset + pageCount * 8 }
@@ -150,7 +152,8 @@ final class Ledger: Sendable {
         }
         let geometry = Geometry(
             pageSize: Int(h.load(fromByteOffset: 12, as: UInt32.self)), pageCount: Int(h.load(fromByteOffset: 16, as: UInt64.self)))
-        guard geometry.pageSize > 0, geometry.pageCount > 0, geometry.pageCount <= EngineLimits.pagesPerPool,
+        guard geometry.pageSize == basePageSize || geometry.pageSize == HugeMemory.unitBytes, geometry.pageCount > 0,
+            geometry.pageCount <= EngineLimits.pagesPerPool,
             geometry.recordCapacity == Int(h.load(fromByteOffset: 24, as: UInt64.self)), geometry.fileBytes == memory.count
         else { throw EngineError(.foreignLedger, "the ledger's size does not fit its geometry; it is damaged") }
         self.geometry = geometry

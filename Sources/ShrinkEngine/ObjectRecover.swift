@@ -7,8 +7,10 @@ import SystemPackage
 // pool, and the backup's copy is dropped only after that, so an interruption between any two steps loses nothing and a later call goes on
 // where this one stopped. The kernel's counterpart is `ttm_pool_restore_and_alloc`.
 
-/// What was done to one object, also when it stopped early.
+/// What was done to one object, also when it stopped early. Counted in pages of its pool.
 struct RecoverOutcome {
+    /// Base pages of one of these pages.
+    var unitPages = 1
     var recoveredPages = 0
     var failedPages = 0
     /// Back, but still in the backup too.
@@ -32,6 +34,10 @@ extension ReservedObject {
         var outcome = RecoverOutcome()
         do throws(EngineError) {
             let file = try backup.open(id)
+            if let huge = poolFile.huge {
+                try recoverUnits(pages, file, huge, &outcome, &room, progress)
+                return outcome
+            }
             var undropped = 0..<0
             do throws(EngineError) {
                 try recover(pages, file, staging, &outcome, &undropped, &room, progress)
@@ -220,7 +226,7 @@ extension ReservedObject {
         } ?? run.lowerBound
     }
 
-    private func damaged(_ page: Int, _ error: Errno) -> EngineError {
+    func damaged(_ page: Int, _ error: Errno) -> EngineError {
         error == .noData
             ? EngineError(
                 .damaged,
@@ -238,6 +244,7 @@ extension ReservedObject {
 
     /// Copies content at a byte offset; what is in the backup is read there and stays there.
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int, _ staging: Staging) throws(EngineError) {
+        if let huge = poolFile.huge { return try readUnits(into: buffer, at: offset, huge) }
         var done = 0
         var file: BackupFile?
         while done < buffer.count {

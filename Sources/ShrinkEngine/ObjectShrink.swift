@@ -20,7 +20,10 @@ struct ReservedObject {
     let faults: FaultHook?
 
     var pageCount: Int { table.count }
-    func poolOffset(_ page: Int) -> Int { (firstPage + page) * basePageSize }
+    /// Bytes of one of its pages.
+    var unitBytes: Int { poolFile.unitBytes }
+    var unitPages: Int { unitBytes / basePageSize }
+    func poolOffset(_ page: Int) -> Int { (firstPage + page) * unitBytes }
     /// Pages of the object, counted in the pool.
     func poolPages(_ pages: Range<Int>) -> Range<Int> { firstPage + pages.lowerBound..<firstPage + pages.upperBound }
 
@@ -31,8 +34,10 @@ struct ReservedObject {
     }
 }
 
-/// What was done to one object, also when it stopped early.
+/// What was done to one object, also when it stopped early. Counted in pages of its pool.
 struct ShrinkOutcome {
+    /// Base pages of one of these pages.
+    var unitPages = 1
     var scannedPages = 0
     var backedUpPages = 0
     var zeroPages = 0
@@ -51,6 +56,9 @@ struct ShrinkOutcome {
     /// Nothing of the object is left in the pool.
     var isExhausted = false
     var failure: EngineError?
+
+    var freedBasePages: Int { freedPages * unitPages }
+    var scannedBasePages: Int { scannedPages * unitPages }
 }
 
 extension ReservedObject {
@@ -62,7 +70,11 @@ extension ReservedObject {
             let file = try backup.open(id)
             let storedBefore = file.storedBytes()
             defer { outcome.storedBytes = file.storedBytes() - storedBefore }
-            try shrink(goalPages, writeback, file, staging, &outcome, progress)
+            if let huge = poolFile.huge {
+                try shrinkUnits(goalPages, writeback, file, huge, &outcome, progress)
+            } else {
+                try shrink(goalPages, writeback, file, staging, &outcome, progress)
+            }
             outcome.isExhausted = try nextExtent(from: 0) == nil
         } catch {
             // This call fails; the next one may find the server back.
@@ -146,8 +158,8 @@ extension ReservedObject {
     func nextExtent(from page: Int) throws(EngineError) -> Range<Int>? {
         guard page < pageCount else { return nil }
         do throws(Errno) {
-            guard let data = try poolFile.data(from: poolOffset(page), below: poolOffset(pageCount)) else { return nil }
-            return data.lowerBound / basePageSize - firstPage..<(data.upperBound + basePageSize - 1) / basePageSize - firstPage
+            guard let extent = try poolFile.nextExtent(from: firstPage + page, below: firstPage + pageCount) else { return nil }
+            return extent.lowerBound - firstPage..<extent.upperBound - firstPage
         } catch {
             throw .poolFile("finding the resident pages of \(id) failed", error)
         }
@@ -163,7 +175,7 @@ extension ReservedObject {
     }
 
     /// How often a run that finds the first tier full makes room there.
-    private static let writebacks = 4
+    static let writebacks = 4
 
     /// Gaps of zeros up to this length are written with the run where the backup makes holes of them: a call costs more than so many zeros.
     private static let zeroGapPages = 16
@@ -237,7 +249,7 @@ extension ReservedObject {
 
     func free(_ pages: Range<Int>, _ afterwards: FileCall.Afterwards = .nothing) throws(EngineError) {
         do throws(Errno) {
-            try poolFile.punch(at: poolOffset(pages.lowerBound), length: pages.count * basePageSize, afterwards)
+            try poolFile.punch(at: poolOffset(pages.lowerBound), length: pages.count * unitBytes, afterwards)
         } catch {
             throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }

@@ -32,7 +32,8 @@ extension Engine {
         }
         let end = min(object.table.count, first + Self.pagesOfOneLook)
         var found = try object.runs(first..<end, limit: max(1, limit))
-        if let tiers = object.backup as? any TierMap { try tell(&found.runs, tiers, id, limit: max(1, limit)) }
+        // A unit of a huge page may lie in several tiers.
+        if object.unitPages == 1, let tiers = object.backup as? any TierMap { try tell(&found.runs, tiers, id, limit: max(1, limit)) }
         let reached = found.runs.last.map { $0.first + $0.count } ?? end
         return (found.runs, reached < object.table.count ? reached : nil)
     }
@@ -98,11 +99,8 @@ extension ReservedObject {
         do throws(Errno) {
             while page < range.upperBound {
                 if data.upperBound <= page, !isLast {
-                    let start = (firstPage + page) * basePageSize
-                    let end = (firstPage + range.upperBound) * basePageSize
-                    if let found = try poolFile.data(from: start, below: end) {
-                        data =
-                            found.lowerBound / basePageSize - firstPage..<(found.upperBound + basePageSize - 1) / basePageSize - firstPage
+                    if let found = try poolFile.nextExtent(from: firstPage + page, below: firstPage + range.upperBound) {
+                        data = found.lowerBound - firstPage..<found.upperBound - firstPage
                     } else {
                         isLast = true
                     }

@@ -30,7 +30,7 @@ extension PageState {
     }
 }
 
-/// One 64-bit word: a tag in the low three bits, the handle above. 0 is `empty`, so a fresh ledger is all empty.
+/// One 64-bit word: a tag in the low three bits, the handle above, in the upper bits what `storedBasePages` says. 0 is `empty`, so a fresh ledger is all empty.
 struct PageWord {
     private enum Tag {
         static let empty: UInt64 = 0
@@ -60,11 +60,24 @@ struct PageWord {
         case Tag.empty: word == 0 ? .empty : nil
         case Tag.resident: .resident
         case Tag.zero: .zero
-        case Tag.backedUp: word >> Tag.shift > 0 ? .backedUp(Handle(rawValue: word >> Tag.shift)) : nil
+        case Tag.backedUp:
+            (word & handleMask) >> Tag.shift > 0 ? .backedUp(Handle(rawValue: (word & handleMask) >> Tag.shift)) : nil
         case Tag.purged: .purged
         default: nil
         }
     }
+
+    /// A word of a unit of 2 MiB also says how many of its base pages the backup has: the others are zeros, and one that is lost can't pass for
+    /// one of them. Above the handle, which has 45 bits; less one, in 9 bits.
+    private static let storedShift: UInt64 = 48
+    private static let handleMask: UInt64 = (1 << storedShift) - 1
+
+    static func encode(_ handle: Handle, storedBasePages: Int) -> UInt64 {
+        precondition(storedBasePages > 0 && storedBasePages <= HugeMemory.basePages, "a unit stores 1 to 512 base pages")
+        return UInt64(storedBasePages - 1) << storedShift | encode(.backedUp(handle))
+    }
+
+    static func storedBasePages(_ word: UInt64) -> Int { Int(word >> storedShift & 511) + 1 }
 
     @inline(__always)
     static func isBackedUp(_ word: UInt64) -> Bool { word & Tag.mask == Tag.backedUp }
@@ -100,6 +113,16 @@ struct PageTable {
     func set(_ page: Int, _ state: PageState) {
         assert(self.state(page).mayBecome(state, at: page), "a page may not go from \(self.state(page)) to \(state)")
         slot(page).store(PageWord.encode(state))
+    }
+
+    /// Of a unit of 2 MiB that is in the backup: how many of its base pages are there.
+    func storedBasePages(_ page: Int) -> Int { PageWord.storedBasePages(slot(page).load()) }
+
+    /// A unit of 2 MiB is in the backup, with so many base pages.
+    func setBackedUp(_ page: Int, storedBasePages: Int) {
+        let handle = Handle(PageIndex(rawValue: page))
+        assert(state(page).mayBecome(.backedUp(handle), at: page), "a unit may not go from \(state(page)) to backed up")
+        slot(page).store(PageWord.encode(handle, storedBasePages: storedBasePages))
     }
 
     /// Words by state, counted afresh; for healing and for checks.

@@ -15,7 +15,7 @@ final class Pool: @unchecked Sendable {
     /// lock, and keep a core from whoever reads the next run for them.
     let placing = Monitor<UInt8>(0)
     let ledger: Ledger
-    let touch = PoolTouch()
+    let touch: PoolTouch
     /// Which object has a page; kept once a mapping is registered.
     var places: PagePlaces?
     /// Where the pages of its objects go.
@@ -31,11 +31,12 @@ final class Pool: @unchecked Sendable {
     var backend = 0
     /// Pages in words of its objects.
     var backedUpPages = 0
+    var backedUpBasePages: Int { backedUpPages * unitPages }
     var zeroPages = 0
     var objectPages = 0
     /// Pages of freed ranges that still take memory.
     var readyPages = 0
-    /// Pages that shrinks at work may yet put into the backup.
+    /// Base pages that shrinks at work may yet put into the backup.
     var pagesOnTheirWayOut = 0
     let limits: PoolLimits
     /// Free blocks that lose their memory just now and come back.
@@ -43,40 +44,60 @@ final class Pool: @unchecked Sendable {
     /// Being destroyed: nothing new in it.
     var isDying = false
 
-    var sizeBytes: Int { ledger.geometry.pageCount * basePageSize }
+    var sizeBytes: Int { ledger.geometry.pageCount * unitBytes }
+    /// Bytes of one of its pages.
+    var unitBytes: Int { ledger.geometry.pageSize }
+    /// Base pages of one of its pages.
+    var unitPages: Int { ledger.geometry.unitPages }
+    var isHuge: Bool { unitBytes != basePageSize }
 
     init(
-        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup, isGuarded: Bool
+        id: PoolID, name: String, owner: UInt32, pageCount: Int, limits: PoolLimits = PoolLimits(), backup: any Backup, isGuarded: Bool,
+        huge: HugeBuffers? = nil
     ) throws(EngineError) {
         self.id = id
         self.limits = limits
         self.backup = backup
         self.name = name
         self.owner = owner
+        let unitBytes = huge == nil ? basePageSize : HugeMemory.unitBytes
         do throws(Errno) {
-            file = PoolFile(try MemoryFile.makeSealed("shrinkd-pool", size: pageCount * basePageSize), isGuarded: isGuarded)
+            if let huge {
+                let memory = try MemoryFile.makeSealedOfHugePages("shrinkd-pool", size: pageCount * unitBytes)
+                let units = try HugeMemory(memory.number, bytes: pageCount * unitBytes, buffers: huge)
+                file = PoolFile(memory, isGuarded: isGuarded, huge: units)
+            } else {
+                file = PoolFile(try MemoryFile.makeSealed("shrinkd-pool", size: pageCount * unitBytes), isGuarded: isGuarded)
+            }
         } catch {
-            throw EngineError(.outOfMemory, "a pool of \(pageCount * basePageSize) bytes can't be made; make a smaller one", errno: error)
+            throw EngineError(.outOfMemory, "a pool of \(pageCount * unitBytes) bytes can't be made; make a smaller one", errno: error)
         }
-        ledger = try Ledger(geometry: Ledger.Geometry(pageSize: basePageSize, pageCount: pageCount), pool: id, owner: owner, name: name)
+        touch = PoolTouch(unitBytes: unitBytes)
+        ledger = try Ledger(geometry: Ledger.Geometry(pageSize: unitBytes, pageCount: pageCount), pool: id, owner: owner, name: name)
         ledger.limits = limits
         allocator = BlockAllocator(pageCount: pageCount)
     }
 
     /// The pool of an engine that is gone. Its objects are entered by the caller.
-    init(id: PoolID, file: consuming OwnedDescriptor, ledger: Ledger, backup: any Backup, isGuarded: Bool) throws(EngineError) {
+    init(
+        id: PoolID, file: consuming OwnedDescriptor, ledger: Ledger, backup: any Backup, isGuarded: Bool, huge buffers: HugeBuffers? = nil
+    ) throws(EngineError) {
         self.id = id
         self.backup = backup
         name = ledger.name
         owner = ledger.owner
         limits = ledger.limits
         self.ledger = ledger
+        touch = PoolTouch(unitBytes: ledger.geometry.pageSize)
+        let huge: HugeMemory?
         do throws(Errno) {
-            guard try Files.status(file.number).sizeBytes == ledger.geometry.pageCount * basePageSize else { throw Errno.invalidArgument }
+            let bytes = ledger.geometry.pageCount * ledger.geometry.pageSize
+            guard try Files.status(file.number).sizeBytes == bytes else { throw Errno.invalidArgument }
+            huge = try buffers.map { (buffers) throws(Errno) in try HugeMemory(file.number, bytes: bytes, buffers: buffers) }
         } catch {
             throw EngineError(.foreignLedger, "the pool's size is not what its ledger says; they do not belong together", errno: error)
         }
-        self.file = PoolFile(file, isGuarded: isGuarded)
+        self.file = PoolFile(file, isGuarded: isGuarded, huge: huge)
         allocator = BlockAllocator(pageCount: ledger.geometry.pageCount)
     }
 
@@ -97,6 +118,6 @@ final class Pool: @unchecked Sendable {
 
     /// Pages of the pool file that take memory.
     var allocatedPages: Int {
-        do throws(Errno) { return try Files.status(file.number).allocatedBytes / basePageSize } catch { return 0 }
+        do throws(Errno) { return try Files.status(file.number).allocatedBytes / unitBytes } catch { return 0 }
     }
 }

@@ -45,7 +45,7 @@ extension Engine {
         let claim = reserved.touch.claim(reserved.poolPages(0..<reserved.pageCount), .ending)
         defer { reserved.touch.end(claim) }
         let object = state.withLock { $0.objects[slot] }
-        reserved.touch.heal(reserved.poolPages(0..<reserved.pageCount))
+        reserved.touch.heal(reserved.poolPages(0..<reserved.pageCount), reserved.poolFile.huge)
         do throws(Errno) {
             _ = try reserved.poolFile.freePages(first: reserved.firstPage, count: reserved.pageCount)
         } catch {
@@ -143,7 +143,7 @@ extension ReservedObject {
             if error.errno == .noSuchFileOrDirectory { return }
             throw error
         }
-        do throws(Errno) { try file.drop(at: 0, length: pageCount * basePageSize) } catch {
+        do throws(Errno) { try file.drop(at: 0, length: pageCount * unitBytes) } catch {
             throw .backup("dropping the given-up pages of \(id)", error)
         }
     }

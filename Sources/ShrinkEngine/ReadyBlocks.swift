@@ -7,15 +7,22 @@ import SystemPackage
 extension ReclaimWalk {
     /// Drops ready blocks of the walk's pools, up to its goal.
     func dropReadyBlocks() {
-        let pools = engine.state.withLock { state in state.pools.values.filter { (pool == nil || $0.id == pool) && $0.readyPages > 0 } }
+        let pools = engine.state.withLock { state in state.pools.values.filter { isOfTarget($0) && $0.readyPages > 0 } }
         for pool in pools {
             var position = BlockAllocator.Position()
             while case let open = progress.withLock({ goalPages - $0.freedPages }), open > 0 {
-                let (freed, looked, failure) = engine.dropReadyBlocks(of: pool, limit: open, &position)
+                let unit = pool.unitPages
+                let limit = open / unit + (open % unit == 0 ? 0 : 1)
+                let (units, looked, failure) = engine.dropReadyBlocks(of: pool, limit: limit, &position)
+                let (freed, bytes) = (units * unit, ByteCount(units * pool.unitBytes))
                 progress.withLock { progress in
                     progress.freedPages += freed
                     progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
-                    progress.result.netFreedBytes = progress.result.netFreedBytes + ByteCount(freed * basePageSize)
+                    if unit > 1 {
+                        progress.result.hugePageBytes = progress.result.hugePageBytes + bytes
+                    } else {
+                        progress.result.netFreedBytes = progress.result.netFreedBytes + bytes
+                    }
                     progress.result.scannedPages += freed
                     if let failure { progress.result.failure = progress.result.failure ?? failure }
                 }

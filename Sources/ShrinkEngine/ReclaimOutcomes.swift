@@ -35,8 +35,8 @@ extension ReclaimWalk {
                 let total = progress.withLock { progress -> ShrinkProgress? in
                     if progress.isStopped { return nil }
                     return ShrinkProgress(
-                        scannedPages: progress.result.scannedPages + outcome.scannedPages,
-                        freedBytes: ByteCount((progress.freedPages + outcome.freedPages) * basePageSize), currentObject: id)
+                        scannedPages: progress.result.scannedPages + outcome.scannedBasePages,
+                        freedBytes: ByteCount((progress.freedPages + outcome.freedBasePages) * basePageSize), currentObject: id)
                 }
                 guard let total else { return false }
                 guard report(total) == .proceed, cancellation?.isCancelled != true else {
@@ -50,7 +50,7 @@ extension ReclaimWalk {
         engine.release(slot)
         progress.withLock { progress in
             progress.claimedPages -= claimed
-            progress.freedPages += outcome.freedPages
+            progress.freedPages += outcome.freedBasePages
             progress.result.add(outcome)
             progress.result.freedBytes = ByteCount(progress.freedPages * basePageSize)
             guard let failure = outcome.failure else {
@@ -105,12 +105,14 @@ extension ReclaimWalk {
 
 extension ShrinkResult {
     mutating func add(_ outcome: ShrinkOutcome) {
-        scannedPages += outcome.scannedPages
-        backedUpPages += outcome.backedUpPages
-        zeroPages += outcome.zeroPages
-        purgedPages += outcome.purgedPages
+        scannedPages += outcome.scannedBasePages
+        backedUpPages += outcome.backedUpPages * outcome.unitPages
+        zeroPages += outcome.zeroPages * outcome.unitPages
+        purgedPages += outcome.purgedPages * outcome.unitPages
         storedBytes = storedBytes + ByteCount(outcome.storedBytes)
         if outcome.isStoredInMemory { netFreedBytes = netFreedBytes - ByteCount(outcome.storedBytes) }
-        netFreedBytes = netFreedBytes + ByteCount(outcome.freedPages * basePageSize)
+        let freed = ByteCount(outcome.freedBasePages * basePageSize)
+        // A huge page goes back to the others of its kind; the machine has no more memory than before.
+        if outcome.unitPages > 1 { hugePageBytes = hugePageBytes + freed } else { netFreedBytes = netFreedBytes + freed }
     }
 }

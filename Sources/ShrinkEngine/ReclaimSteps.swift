@@ -87,14 +87,16 @@ extension ReclaimWalk {
     }
 
     @inline(__always)
-    private func isWanted(_ object: BufferObject) -> Bool { object.isShrinkable && (pool == nil || object.pool == pool?.rawValue) }
+    private func isWanted(_ object: BufferObject) -> Bool {
+        object.isShrinkable && (pool == nil || object.pool == pool?.rawValue) && kind.covers(isHuge: object.isHuge)
+    }
 
     private func claim(_ object: BufferObject) -> Int {
         progress.withLock { progress in
             // Whatever its words say, any page may be in the pool; the goal is the limit.
-            let claim = min(Int(object.pageCount), goalPages - progress.freedPages - progress.claimedPages)
+            let claim = min(object.basePages, goalPages - progress.freedPages - progress.claimedPages)
             guard claim > 0 else { return 0 }
-            if claim < Int(object.pageCount) { progress.objectsCutShort += 1 }
+            if claim < object.basePages { progress.objectsCutShort += 1 }
             progress.claimedPages += claim
             return claim
         }

@@ -39,6 +39,7 @@ final class ReclaimWalk: Sendable {
 
     let engine: Engine
     let pool: PoolID?
+    let kind: PageKind
     let goalPages: Int
     let context: ReclaimContext
     let cancellation: Cancellation?
@@ -48,11 +49,12 @@ final class ReclaimWalk: Sendable {
     let reporting = Monitor<UInt8>(0)
 
     init(
-        engine: Engine, pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
+        engine: Engine, pool: PoolID?, of kind: PageKind, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ report: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) {
         self.engine = engine
         self.pool = pool
+        self.kind = kind
         self.goalPages = goalPages
         self.context = context
         self.cancellation = cancellation
@@ -67,7 +69,7 @@ final class ReclaimWalk: Sendable {
     /// False if no cursor is left.
     func begin() -> Bool {
         let (cursor, pinned) = engine.state.withLock { state in
-            (state.lru.makeCursor(), state.pools.values.reduce(0) { $0 + ($1.id == pool || pool == nil ? $1.pinnedObjects : 0) })
+            (state.lru.makeCursor(), state.pools.values.reduce(0) { $0 + (isOfTarget($1) ? $1.pinnedObjects : 0) })
         }
         progress.withLock { progress in
             progress.cursor = cursor
@@ -82,7 +84,7 @@ final class ReclaimWalk: Sendable {
     /// A pass that the counters know to be empty is not walked.
     func isWorthwhile(_ pass: ReclaimPass) -> Bool {
         switch pass {
-        case .purge: engine.state.withLock { $0.tally.expendablePages > 0 }
+        case .purge: engine.state.withLock { $0.tally.expendablePages > 0 || $0.hugeTally.expendablePages > 0 }
         case .idle: true
         case .busy: progress.withLock { $0.busyObjects > 0 }
         case .writeback: progress.withLock { $0.busyObjects > 0 || !$0.full.isEmpty }
@@ -99,7 +101,7 @@ final class ReclaimWalk: Sendable {
 
     func begin(_ pass: ReclaimPass) {
         if pass != .purge, progress.withLock({ $0.power == nil }) {
-            let pools = engine.state.withLock { state in state.pools.values.filter { pool == nil || $0.id == pool } }
+            let pools = engine.state.withLock { state in state.pools.values.filter { isOfTarget($0) } }
             let power = PowerHolds(pools: pools, caller: context.caller)
             progress.withLock { $0.power = power }
         }
@@ -132,6 +134,8 @@ final class ReclaimWalk: Sendable {
         progress.withLock { $0.power }?.release()
         if let cursor { engine.state.withLock { $0.lru.end(cursor) } }
     }
+
+    func isOfTarget(_ other: Pool) -> Bool { (pool == nil || other.id == pool) && kind.covers(isHuge: other.isHuge) }
 
     func stop(_ error: EngineError) {
         progress.withLock { progress in

@@ -1,3 +1,5 @@
+import ShrinkLinux
+
 /// What a shrink or recover applies to.
 public enum ReclaimTarget: Sendable, Equatable {
     /// As many bytes, from the longest unused objects of all pools.
@@ -14,6 +16,7 @@ public enum Continuation: Sendable {
     case stop
 }
 
+/// Pages are counted as base pages of 4096 bytes: a huge page of 2 MiB is 512 of them.
 public struct ShrinkResult: Sendable, Equatable {
     /// Nil: everything the target has.
     public var goalBytes: ByteCount?
@@ -26,8 +29,13 @@ public struct ShrinkResult: Sendable, Equatable {
     public var freedBytes = ByteCount.zero
     /// Growth of the store.
     public var storedBytes = ByteCount.zero
-    /// Freed less the growth of stores in memory.
+    /// Freed less the growth of stores in memory. Huge pages are not in it: they stay huge pages.
     public var netFreedBytes = ByteCount.zero
+    /// Of `freedBytes`, what was huge pages.
+    public var hugePageBytes = ByteCount.zero
+    /// What the machine's free huge pages of 2 MiB grew by while some went; nil if none did. Others take and give them meanwhile, and surplus pages go
+    /// back to the machine instead.
+    public var returnedHugePageBytes: ByteCount?
     public var durationNanoseconds: UInt64 = 0
     /// Objects that were pinned or busy and left alone.
     public var skippedObjects = 0
@@ -50,6 +58,7 @@ public struct ShrinkResult: Sendable, Equatable {
     }
 }
 
+/// Pages are counted as base pages of 4096 bytes: a huge page of 2 MiB is 512 of them.
 public struct RecoverResult: Sendable {
     public var recoveredPages = 0
     public var failedPages = 0
@@ -79,6 +88,8 @@ public struct PoolInfo: Sendable {
     public var name: String
     /// A uid.
     public var owner: UInt32
+    /// Of one of its pages: 4096, or 2 MiB in a pool of huge pages.
+    public var pageBytes: ByteCount
     public var sizeBytes: ByteCount
     /// Not in any object.
     public var freeBytes: ByteCount
@@ -86,7 +97,10 @@ public struct PoolInfo: Sendable {
     public var allocatedBytes: ByteCount
     public var objectCount: Int
     public var limits: PoolLimits
+    /// Of `pageBytes` each.
     public var pages: PageCounts
+
+    public var isHuge: Bool { pageBytes.rawValue != basePageSize }
 }
 
 public struct ObjectInfo: Sendable {
@@ -96,6 +110,8 @@ public struct ObjectInfo: Sendable {
     public var owner: UInt32
     /// As asked for; the object's memory is this rounded up to pages.
     public var sizeBytes: ByteCount
+    /// Of one of its pages: its pool's.
+    public var pageBytes: ByteCount
     public var pageCount: Int
     /// Where the object starts in the pool's memory.
     public var offsetBytes: ByteCount
@@ -109,12 +125,14 @@ public struct ObjectInfo: Sendable {
     public var purgeGeneration: UInt32
     /// A device uses its memory while it is pinned.
     public var isLeased: Bool
+    /// Of `pageBytes` each.
     public var pages: PageCounts
 }
 
 public struct EngineStatus: Sendable {
     public var poolCount: Int
     public var objectCount: Int
+    /// Base pages of 4096 bytes: a huge page of 2 MiB counts as 512.
     public var pages: PageCounts
     public var backup: BackupStatus
     /// Objects in the backup that no ledger knows; kept until removed on request.

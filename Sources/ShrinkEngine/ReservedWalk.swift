@@ -34,7 +34,7 @@ public struct ReservedView: ~Copyable {
         }
         let outcome = engine.shrinkReserved(slot, goalPages: pages, staging) { _, _ in cancellation?.isCancelled != true }
         result.add(outcome)
-        result.freedBytes = ByteCount(outcome.freedPages * basePageSize)
+        result.freedBytes = ByteCount(outcome.freedBasePages * basePageSize)
         result.failure = outcome.failure
         return result
     }
@@ -161,6 +161,7 @@ extension ShrinkResult {
         freedBytes = freedBytes + other.freedBytes
         storedBytes = storedBytes + other.storedBytes
         netFreedBytes = netFreedBytes + other.netFreedBytes
+        hugePageBytes = hugePageBytes + other.hugePageBytes
         deferredObjects += other.deferredObjects
     }
 }

@@ -213,12 +213,12 @@ final class Room: Sendable {
 }
 
 extension Engine {
-    /// What all pools' memory files take, ready blocks included.
+    /// What all pools' memory files take of the machine's memory, ready blocks included; pools of huge pages take none that others could have.
     func residentBytes() -> Int {
         // The list is shared with the state, not copied: nothing is allocated.
         var bytes = 0
         let pools = state.withLock { $0.poolList }
-        for i in pools.indices { bytes += pools[i].allocatedPages * basePageSize }
+        for i in pools.indices where !pools[i].isHuge { bytes += pools[i].allocatedPages * basePageSize }
         return bytes
     }
 }
@@ -227,15 +227,17 @@ extension Engine {
 struct RunRoom {
     private let engine: Engine
     private let staging: Staging?
+    private let isHuge: Bool
     private var bytes = 0
 
     /// With a staging buffer, others are shrunk where there is none.
-    init(engine: Engine, staging: Staging?) { (self.engine, self.staging) = (engine, staging) }
+    init(engine: Engine, staging: Staging?, isHuge: Bool) { (self.engine, self.staging, self.isHuge) = (engine, staging, isHuge) }
 
     var isPlenty: Bool { engine.room.isPlenty }
 
     mutating func take(_ bytes: Int) throws(EngineError) {
         giveBack()
+        if isHuge { return try engine.room.takeHugePages(bytes / HugeMemory.unitBytes, engine: engine, staging) }
         try engine.room.take(bytes, engine: engine, staging)
         self.bytes = bytes
     }

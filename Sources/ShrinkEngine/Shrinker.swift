@@ -3,6 +3,8 @@ import SystemPackage
 
 /// What could be reclaimed, and reclaiming it: the two calls a source of pressure makes.
 ///
+/// Pools of huge pages are no business of these two: what they free is no memory of the machine's.
+///
 /// The kernel's counterpart is a registered `struct shrinker`: `count_objects` and `scan_objects`, with the passes of `xe_shrinker.c`.
 public struct Shrinker: Sendable {
     private let engine: Engine
@@ -35,14 +37,21 @@ public struct Shrinker: Sendable {
 
     /// Frees up to `goalPages`: ready blocks, then pass by pass what the context allows.
     ///
-    /// Frees at most the goal and one object's run more. A busy object never ends it, and what was freed is always told.
+    /// Frees at most the goal and one object's run more. A busy object never ends it, and what was freed is always told. For what is short of the goal then,
+    /// users of leased memory are asked, if the caller may wait: for as long as `Configuration.revocationMilliseconds` says, with nothing held.
     public func scan(
         goalPages: Int, _ context: ReclaimContext, cancellation: Cancellation? = nil,
         progress: @escaping @Sendable (ShrinkProgress) -> Continuation = { _ in .proceed }
     ) -> Scan {
-        let result = engine.reclaim(pool: nil, goalPages: goalPages, context, cancellation, progress)
+        var result = engine.reclaim(pool: nil, of: .base, goalPages: goalPages, context, cancellation, progress)
+        // Who had enough has no need of more.
+        if context.mayWait, context.mayUseFileSystem, result.failure?.code != .interrupted {
+            let short = goalPages - result.freedBytes.rawValue / basePageSize
+            engine.shrinkLeased(
+                .bytes(ByteCount(max(0, short) * basePageSize)), of: .base, goalPages: short, into: &result, cancellation, progress)
+        }
         return result.scannedPages == 0 && result.freedBytes == .zero && result.failure == nil && result.deferredObjects == 0
-            ? .stop : .scanned(result)
+            && result.unansweredLeases == 0 ? .stop : .scanned(result)
     }
 
     /// A good goal for one scan: about two average objects, so that little is reclaimed in excess and little time goes into asking.
@@ -57,11 +66,11 @@ extension Engine {
     public var shrinker: Shrinker { Shrinker(engine: self) }
 
     func reclaim(
-        pool: PoolID?, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
+        pool: PoolID?, of kind: PageKind = .any, goalPages: Int, _ context: ReclaimContext, _ cancellation: Cancellation?,
         _ progress: @escaping @Sendable (ShrinkProgress) -> Continuation
     ) -> ShrinkResult {
         let started = MonotonicTime.now()
-        let walk = ReclaimWalk(engine: self, pool: pool, goalPages: goalPages, context, cancellation, progress)
+        let walk = ReclaimWalk(engine: self, pool: pool, of: kind, goalPages: goalPages, context, cancellation, progress)
         walk.dropReadyBlocks()
         if walk.isOpen, let staging = staging.take(cancellation) {
             defer { self.staging.giveBack(staging) }
@@ -85,8 +94,8 @@ extension Engine {
     }
 
     /// The same on the caller's thread with the caller's buffer, for one that holds an object's reservation: it never waits for another.
-    func reclaimDirect(goalPages: Int, _ staging: Staging) -> ShrinkResult {
-        let walk = ReclaimWalk(engine: self, pool: nil, goalPages: goalPages, .direct, nil) { _ in .proceed }
+    func reclaimDirect(of kind: PageKind = .base, goalPages: Int, _ staging: Staging) -> ShrinkResult {
+        let walk = ReclaimWalk(engine: self, pool: nil, of: kind, goalPages: goalPages, .direct, nil) { _ in .proceed }
         walk.dropReadyBlocks()
         if walk.isOpen, walk.begin() {
             for pass in ReclaimPass.allCases where pass.isAllowed(in: .direct) && walk.isOpen && walk.isWorthwhile(pass) {

@@ -17,7 +17,7 @@ public struct ByteCount: RawRepresentable, Hashable, Comparable, Sendable, Custo
     public var description: String { "\(rawValue) bytes" }
 }
 
-/// A page's position in its buffer object, counted in pages.
+/// A page's position in its buffer object, counted in pages of its pool: 4096 bytes, or 2 MiB.
 public struct PageIndex: RawRepresentable, Hashable, Comparable, Sendable {
     public let rawValue: Int
     @inline(__always) public init(rawValue: Int) { self.rawValue = rawValue }
@@ -70,6 +70,12 @@ public struct PageCounts: Sendable, Equatable {
 
     public init(resident: Int = 0, zero: Int = 0, backedUp: Int = 0, empty: Int = 0) {
         (self.resident, self.zero, self.backedUp, self.empty) = (resident, zero, backedUp, empty)
+    }
+
+    /// The same in pages of 4096 bytes.
+    public func inBasePages(of pageBytes: ByteCount) -> PageCounts {
+        let n = pageBytes.rawValue / basePageSize
+        return PageCounts(resident: resident * n, zero: zero * n, backedUp: backedUp * n, empty: empty * n)
     }
 
     static func + (a: PageCounts, b: PageCounts) -> PageCounts {

@@ -57,8 +57,11 @@ extension Engine {
         return usage
     }
 
+    /// From now on each uid may take so much. What is there stays, also where it is more: nothing is added to it.
+    public func changeUserLimits(_ limits: UserLimits) { userLimits.withLock { $0 = limits } }
+
     func limits(of owner: UInt32) -> UserLimits? {
-        owner == 0 || owner == configuration.unlimitedUser ? nil : configuration.userLimits
+        owner == 0 || owner == configuration.unlimitedUser ? nil : userLimits.withLock { $0 }
     }
 
     func checkRoomForPool(_ bytes: Int, _ owner: UInt32, _ state: borrowing EngineState) throws(EngineError) {
@@ -89,15 +92,15 @@ extension Engine {
         }
     }
 
-    /// How many pages of a pool may yet go to its backup; those on their way count as there.
+    /// How many base pages of a pool may yet go to its backup; those on their way count as there.
     func backupRoomPages(of pool: Pool, _ state: borrowing EngineState) -> Int {
         var room = Int.max
         if let limit = pool.limits.backedUpBytes {
-            room = limit.rawValue / basePageSize - pool.backedUpPages - pool.pagesOnTheirWayOut
+            room = limit.rawValue / basePageSize - pool.backedUpBasePages - pool.pagesOnTheirWayOut
         }
         if let limit = limits(of: pool.owner)?.backedUpBytes {
             var taken = 0
-            for other in state.pools.values where other.owner == pool.owner { taken += other.backedUpPages + other.pagesOnTheirWayOut }
+            for other in state.pools.values where other.owner == pool.owner { taken += other.backedUpBasePages + other.pagesOnTheirWayOut }
             room = min(room, limit.rawValue / basePageSize - taken)
         }
         return max(0, room)
@@ -111,7 +114,7 @@ extension EngineState {
             usage.pools += 1
             usage.objects += pool.objectCount
             usage.poolBytes = usage.poolBytes + ByteCount(pool.sizeBytes)
-            usage.backedUpBytes = usage.backedUpBytes + ByteCount(pool.backedUpPages * basePageSize)
+            usage.backedUpBytes = usage.backedUpBytes + ByteCount(pool.backedUpPages * pool.unitBytes)
         }
         return usage
     }

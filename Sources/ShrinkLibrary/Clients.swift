@@ -53,4 +53,21 @@ public func shrinkd_pool_open(
 }
 
 @c @implementation
+public func shrinkd_pool_open_huge(
+    _ client: OpaquePointer!, _ name: UnsafePointer<CChar>!, _ size_bytes: UInt64, _ pool: UnsafeMutablePointer<OpaquePointer?>!
+) -> Int32 {
+    answer { () throws(ShrinkdError) in
+        guard let pool else { throw invalid("there must be a place for the pool's handle") }
+        pool.pointee = nil
+        pool.pointee = handle(try value(client, ShrinkdClient.self).pool(try text(name), sizeBytes: try size(size_bytes), pages: .huge))
+        return 0
+    }
+}
+
+@c @implementation
+public func shrinkd_pool_page_size(_ pool: OpaquePointer!) -> UInt64 {
+    (try? value(pool, MappedPool.self)).map { UInt64(clamping: $0.pageBytes) } ?? 0
+}
+
+@c @implementation
 public func shrinkd_pool_close(_ pool: OpaquePointer!) { close(pool, MappedPool.self) }

@@ -47,6 +47,8 @@ public struct WirePool: Codable, Sendable, Equatable {
     public var poolId: Int
     public var poolName: String
     public var ownerUid: Int
+    /// Of one of its pages; nil is 4096, so that who knows no others is told nothing new of them.
+    public var pageBytes: Int?
     public var sizeBytes: Int
     public var freeBytes: Int
     public var allocatedBytes: Int
@@ -56,12 +58,14 @@ public struct WirePool: Codable, Sendable, Equatable {
     public var pages: WirePageCounts
 
     public init(
-        poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, freeBytes: Int, allocatedBytes: Int, objectCount: Int,
+        poolId: Int, poolName: String, ownerUid: Int, pageBytes: Int? = nil, sizeBytes: Int, freeBytes: Int, allocatedBytes: Int,
+        objectCount: Int,
         objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil, pages: WirePageCounts
     ) {
         self.poolId = poolId
         self.poolName = poolName
         self.ownerUid = ownerUid
+        self.pageBytes = pageBytes
         self.sizeBytes = sizeBytes
         self.freeBytes = freeBytes
         self.allocatedBytes = allocatedBytes
@@ -79,6 +83,8 @@ public struct WireObject: Codable, Sendable, Equatable {
     public var poolId: Int
     public var poolName: String
     public var ownerUid: Int
+    /// As its pool's.
+    public var pageBytes: Int?
     /// As asked for.
     public var sizeBytes: Int
     /// In whole pages.
@@ -94,7 +100,8 @@ public struct WireObject: Codable, Sendable, Equatable {
     public var pages: WirePageCounts
 
     public init(
-        objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, sizeBytes: Int, roundedBytes: Int,
+        objectId: Int, objectName: String, poolId: Int, poolName: String, ownerUid: Int, pageBytes: Int? = nil, sizeBytes: Int,
+        roundedBytes: Int,
         offsetBytes: Int, priority: Int, pinCount: Int, purgeable: Bool = false, purged: Bool = false, purgeGeneration: Int = 0,
         leased: Bool = false,
         pages: WirePageCounts
@@ -104,6 +111,7 @@ public struct WireObject: Codable, Sendable, Equatable {
         self.poolId = poolId
         self.poolName = poolName
         self.ownerUid = ownerUid
+        self.pageBytes = pageBytes
         self.sizeBytes = sizeBytes
         self.roundedBytes = roundedBytes
         self.offsetBytes = offsetBytes

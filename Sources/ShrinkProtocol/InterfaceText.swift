@@ -15,7 +15,8 @@ public enum ShrinkInterface {
         # - A client sees and touches the pools of its own uid. To it all others do not exist. Root, and the user who runs the
         #   daemon, see all.
         # - A pool is addressed either by poolId, or by poolName among those of the caller's uid; root may add ownerUid.
-        # - Sizes are bytes. Pages have 4096 bytes.
+        # - Sizes are bytes. Pages have 4096 bytes, in pools of huge pages 2 MiB: pageBytes of the pool or object says which its pages, offsets and
+        #   handles count. Sums over pools, and what Shrink and Recover count, are pages of 4096 bytes; a huge page is 512 of them.
         # - Fields that end in FileDescriptor are indexes into the descriptors that came with the message.
         interface io.shrinkd
 
@@ -64,11 +65,13 @@ public enum ShrinkInterface {
         )
 
         # sizeBytes: of the pool's memory. freeBytes: not in any object. allocatedBytes: what the memory file takes now, blocks that are
-        # kept ready for reuse included. objectLimit, backedUpLimitBytes: what CreatePool was given, null without a limit.
+        # kept ready for reuse included. objectLimit, backedUpLimitBytes: what CreatePool was given, null without a limit. pageBytes: of one of its
+        # pages, 2097152 in a pool of huge pages; null is 4096.
         type Pool (
           poolId: int,
           poolName: string,
           ownerUid: int,
+          pageBytes: ?int,
           sizeBytes: int,
           freeBytes: int,
           allocatedBytes: int,
@@ -81,13 +84,14 @@ public enum ShrinkInterface {
         # sizeBytes: as asked for. roundedBytes: in whole pages, what the object takes of the pool. offsetBytes: where it starts in the pool's
         # memory. priority: 0 goes out first, 3 last. pinCount: pins of all connections, those of gates included. purgeable: its content may be
         # given up when memory is short. purged: it was; the next pin makes it zeros and says so. purgeGeneration: how often that happened so far, modulo
-        # 2^20. leased: a device uses it (SetLease).
+        # 2^20. leased: a device uses it (SetLease). pageBytes: its pool's.
         type BufferObject (
           objectId: int,
           objectName: string,
           poolId: int,
           poolName: string,
           ownerUid: int,
+          pageBytes: ?int,
           sizeBytes: int,
           roundedBytes: int,
           offsetBytes: int,
@@ -176,8 +180,13 @@ public enum ShrinkInterface {
 
         # Makes a pool of sizeBytes, a positive multiple of 4096. Names are unique for a uid: 1 to 64 bytes, no slash, no control characters.
         # poolFileDescriptor: the pool's memory, of fixed size. objectLimit, backedUpLimitBytes: what this pool may have at most, beside the limits
-        # of its uid (ListUsers).
-        method CreatePool(poolName: string, sizeBytes: int, objectLimit: ?int, backedUpLimitBytes: ?int) -> (pool: Pool, poolFileDescriptor: int)
+        # of its uid (ListUsers). huge: of huge pages of 2 MiB, and sizeBytes a multiple of them; OutOfMemory if the machine has none set aside
+        # (vm.nr_hugepages), and CreateObject, Pin, PinGate, Recover if none is free. Such a pool may be larger than what is set aside. Map it with
+        # MAP_NORESERVE, or the kernel sets a huge page aside for each of it at once.
+        method CreatePool(poolName: string, sizeBytes: int, huge: ?bool, objectLimit: ?int, backedUpLimitBytes: ?int) -> (
+          pool: Pool,
+          poolFileDescriptor: int
+        )
 
         # The pool and its memory.
         method OpenPool(poolId: ?int, poolName: ?string, ownerUid: ?int) -> (pool: Pool, poolFileDescriptor: int)
@@ -267,7 +276,9 @@ public enum ShrinkInterface {
         # failure: why it stopped before the target was reached; what is out stays out.
         # Users of leased objects are asked for what the target needs beyond the rest, and waited for (5 s unless set otherwise). revokedLeases: objects that
         # they let go of. unansweredLeases: objects that stayed. kernelFreedBytes: what the machine's free memory grew by when leased pages went, null if
-        # none did; less than was freed means that something still holds the pages, or that others took memory.
+        # none did; less than was freed means that something still holds the pages, or that others took memory. hugePageBytes: of freedBytes, what was huge
+        # pages, which are in netFreedBytes with nothing, for the machine has no more memory than before; null if none went. returnedHugePageBytes: what the
+        # machine's free huge pages (HugePages_Free) grew by meanwhile, null if none went. goalBytes is a wish for memory and leaves huge pages alone.
         method Shrink(
           goalBytes: ?int,
           objectId: ?int,
@@ -288,6 +299,8 @@ public enum ShrinkInterface {
           revokedLeases: int,
           unansweredLeases: int,
           kernelFreedBytes: ?int,
+          hugePageBytes: ?int,
+          returnedHugePageBytes: ?int,
           failure: ?Failure
         )
 

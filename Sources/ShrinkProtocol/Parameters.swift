@@ -32,15 +32,20 @@ public struct PoolAddress: Codable, Sendable {
 }
 
 public struct CreatePoolParameters: Codable, Sendable {
-    public static let parameterNames = ["poolName", "sizeBytes", "objectLimit", "backedUpLimitBytes"]
+    public static let parameterNames = ["poolName", "sizeBytes", "huge", "objectLimit", "backedUpLimitBytes"]
     public var poolName: String
     public var sizeBytes: Int
+    public var huge: Bool?
     public var objectLimit: Int?
     public var backedUpLimitBytes: Int?
 
-    public init(poolName: String, sizeBytes: Int, objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil) {
+    /// `huge`: of huge pages of 2 MiB.
+    public init(
+        poolName: String, sizeBytes: Int, huge: Bool? = nil, objectLimit: Int? = nil, backedUpLimitBytes: Int? = nil
+    ) {
         self.poolName = poolName
         self.sizeBytes = sizeBytes
+        self.huge = huge
         self.objectLimit = objectLimit
         self.backedUpLimitBytes = backedUpLimitBytes
     }

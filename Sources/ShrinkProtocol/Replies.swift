@@ -85,6 +85,8 @@ public struct ShrinkReply: Codable, Sendable, Equatable {
     public var revokedLeases = 0
     public var unansweredLeases = 0
     public var kernelFreedBytes: Int?
+    public var hugePageBytes: Int?
+    public var returnedHugePageBytes: Int?
     public var failure: WireFailure?
 
     public init() {}

@@ -100,6 +100,8 @@ struct PoolDocument: Encodable {
     var id: Int
     var name: String
     var ownerUid: Int
+    var pageBytes: Int
+    var huge: Bool
     var sizeBytes: Int
     var freeBytes: Int
     var allocatedBytes: Int
@@ -112,6 +114,8 @@ struct PoolDocument: Encodable {
         id = pool.poolId
         name = pool.poolName
         ownerUid = pool.ownerUid
+        pageBytes = pool.pageBytes ?? 4096
+        huge = pageBytes > 4096
         sizeBytes = pool.sizeBytes
         freeBytes = pool.freeBytes
         allocatedBytes = pool.allocatedBytes
@@ -133,6 +137,7 @@ struct ObjectDocument: Encodable {
     var pool: String
     var poolId: Int
     var ownerUid: Int
+    var pageBytes: Int
     var sizeBytes: Int
     var roundedBytes: Int
     var offsetBytes: Int
@@ -149,6 +154,7 @@ struct ObjectDocument: Encodable {
         pool = object.poolName
         poolId = object.poolId
         ownerUid = object.ownerUid
+        pageBytes = object.pageBytes ?? 4096
         sizeBytes = object.sizeBytes
         roundedBytes = object.roundedBytes
         offsetBytes = object.offsetBytes
@@ -202,6 +208,8 @@ struct ShrinkDocument: Encodable {
     var revokedLeases: Int
     var unansweredLeases: Int
     var kernelFreedBytes: Nullable<Int>
+    var hugePageBytes: Int
+    var returnedHugePageBytes: Nullable<Int>
     var failure: Nullable<FailureDocument>
 
     init(_ reply: ShrinkReply) {
@@ -217,6 +225,8 @@ struct ShrinkDocument: Encodable {
         revokedLeases = reply.revokedLeases
         unansweredLeases = reply.unansweredLeases
         kernelFreedBytes = Nullable(value: reply.kernelFreedBytes)
+        hugePageBytes = reply.hugePageBytes ?? 0
+        returnedHugePageBytes = Nullable(value: reply.returnedHugePageBytes)
         failure = Nullable(value: reply.failure.map { FailureDocument($0) })
     }
 }

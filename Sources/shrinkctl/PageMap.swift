@@ -74,12 +74,14 @@ struct PageMap {
     private static let rowLimit = 48
 
     let pageCount: Int
+    let pageBytes: Int
     let pagesPerCell: Int
     private var cells: [[Kind: Int]]
     private var counts: [Kind: Int] = [:]
 
-    init(pageCount: Int) {
+    init(pageCount: Int, pageBytes: Int = 4096) {
         self.pageCount = pageCount
+        self.pageBytes = pageBytes
         var scale = 1
         while (pageCount + scale - 1) / scale > Self.columns * Self.rowLimit { scale *= 2 }
         pagesPerCell = scale
@@ -113,7 +115,7 @@ struct PageMap {
             lines.append(String(repeating: " ", count: width - number.count) + number + " " + row.joined())
         }
         var table = Table([("", .left), ("STATE", .left), ("PAGES", .right), ("BYTES", .right)])
-        for (kind, pages) in totals { table.add([String(kind.letter), kind.label, "\(pages)", Size.readable(pages * 4096)]) }
+        for (kind, pages) in totals { table.add([String(kind.letter), kind.label, "\(pages)", Size.readable(pages * pageBytes)]) }
         lines.append(table.text)
         if style == .colour { lines.append(totals.map { Self.drawn($0.0, .colour) + " " + $0.0.label }.joined(separator: "  ")) }
         return lines.joined(separator: "\n")

@@ -20,8 +20,9 @@ struct PagesCommand: ParsableCommand {
         let object = try perform { () throws(ShrinkdError) in
             try client.call(Methods.getObject, ObjectAddress(objectId: id)).bufferObject
         }
-        let pageCount = object.roundedBytes / 4096
-        var map = PageMap(pageCount: pageCount)
+        let pageBytes = object.pageBytes ?? 4096
+        let pageCount = object.roundedBytes / pageBytes
+        var map = PageMap(pageCount: pageCount, pageBytes: pageBytes)
         var runs: [WirePageRun] = []
         let (wantsRuns, pages) = (global.json, ListPagesParameters(objectId: id))
         try perform { () throws(ShrinkdError) in
@@ -36,7 +37,9 @@ struct PagesCommand: ParsableCommand {
         if global.json { return Console.printJSON(PagesDocument(object, runs, map.totals)) }
         let style: PageMap.Style =
             Streams.isTerminal(1) && (ThisProcess.environment("NO_COLOR") ?? "").isEmpty ? .colour : .letters
-        Console.say("object \(object.objectId): \(object.objectName), \(pageCount) pages")
+        Console.say(
+            "object \(object.objectId): \(object.objectName), \(pageCount) pages\(pageBytes == 4096 ? "" : " of \(Size.readable(pageBytes))")"
+        )
         Console.say(map.text(style))
     }
 }
@@ -66,12 +69,14 @@ struct PagesDocument: Encodable {
     }
     var id: Int
     var pageCount: Int
+    var pageBytes: Int
     var runs: [Run]
     var totals: [Total]
 
     init(_ object: WireObject, _ runs: [WirePageRun], _ totals: [(PageMap.Kind, Int)]) {
         id = object.objectId
-        pageCount = object.roundedBytes / 4096
+        pageBytes = object.pageBytes ?? 4096
+        pageCount = object.roundedBytes / pageBytes
         self.runs = runs.map {
             Run(first: $0.firstPage, count: $0.count, state: PageMap.Kind($0).word, tier: Nullable(value: $0.tier))
         }

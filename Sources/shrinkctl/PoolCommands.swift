@@ -13,6 +13,8 @@ struct PoolCreateCommand: ParsableCommand {
 
     @Argument(help: "The pool's name, unique for your uid.") var name: String
     @Option(help: ArgumentHelp("The pool's memory, in whole pages of 4096 bytes: 64M for example.", valueName: "size")) var size: Size
+    @Flag(help: "Of huge pages of 2 MiB, which the machine has set aside (sysctl vm.nr_hugepages); the size is a multiple of them.")
+    var huge = false
     @Option(help: ArgumentHelp("Objects that it may have.", valueName: "number")) var objectLimit: Int?
     @Option(help: ArgumentHelp("What it may have in the backup, as bytes in memory.", valueName: "size")) var backupLimit: Size?
     @OptionGroup var global: GlobalOptions
@@ -23,11 +25,14 @@ struct PoolCreateCommand: ParsableCommand {
             try client.call(
                 Methods.createPool,
                 CreatePoolParameters(
-                    poolName: name, sizeBytes: size.bytes, objectLimit: objectLimit, backedUpLimitBytes: backupLimit?.bytes)
+                    poolName: name, sizeBytes: size.bytes, huge: huge ? true : nil, objectLimit: objectLimit,
+                    backedUpLimitBytes: backupLimit?.bytes)
             ).pool
         }
         if global.json { return Console.printJSON(PoolDocument(pool)) }
-        Console.say("pool \(pool.poolName) (\(pool.poolId)) of \(Size.readable(pool.sizeBytes))")
+        Console.say(
+            "pool \(pool.poolName) (\(pool.poolId)) of \(Size.readable(pool.sizeBytes))\(pool.pageBytes == 2 << 20 ? " in huge pages of 2 MiB" : "")"
+        )
     }
 }
 
@@ -47,12 +52,14 @@ struct PoolListCommand: ParsableCommand {
         }
         if global.json { return Console.printJSON(PoolListDocument(pools: pools.map { PoolDocument($0) })) }
         var table = Table([
-            ("ID", .right), ("NAME", .left), ("OWNER", .right), ("SIZE", .right), ("FREE", .right), ("MEMORY", .right), ("OBJECTS", .right),
+            ("ID", .right), ("NAME", .left), ("OWNER", .right), ("PAGE", .right), ("SIZE", .right), ("FREE", .right), ("MEMORY", .right),
+            ("OBJECTS", .right),
             ("RESIDENT", .right), ("ZERO", .right), ("BACKED UP", .right), ("EMPTY", .right),
         ])
         for pool in pools {
             table.add([
-                "\(pool.poolId)", pool.poolName, "\(pool.ownerUid)", Size.readable(pool.sizeBytes), Size.readable(pool.freeBytes),
+                "\(pool.poolId)", pool.poolName, "\(pool.ownerUid)", Size.readable(pool.pageBytes ?? 4096), Size.readable(pool.sizeBytes),
+                Size.readable(pool.freeBytes),
                 Size.readable(pool.allocatedBytes), "\(pool.objectCount)", "\(pool.pages.resident)", "\(pool.pages.zero)",
                 "\(pool.pages.backedUp)", "\(pool.pages.empty)",
             ])

@@ -59,6 +59,10 @@ struct ShrinkCommand: ParsableCommand {
         table.add(["pages backed up", "\(reply.backedUpPages)"])
         table.add(["zero pages", "\(reply.zeroPages)"])
         table.add(["freed", Size.readable(reply.freedBytes)])
+        if let huge = reply.hugePageBytes {
+            table.add(["of that huge pages", Size.readable(huge)])
+            table.add(["returned to the huge-page pool", reply.returnedHugePageBytes.map(Size.readable) ?? "not measured"])
+        }
         table.add(["stored", Size.readable(reply.storedBytes)])
         table.add(["net freed", Size.readable(reply.netFreedBytes)])
         table.add(["objects skipped", "\(reply.skippedObjects)"])

@@ -145,6 +145,7 @@ final class EngineDaemon {
                     case Signal.hangUp:
                         tell { (notifier) throws(Errno) in try notifier.reloading() }
                         configuration = pressure.reload(configuration, source)
+                        engine.changeUserLimits(UserLimits(configuration))
                         tell { (notifier) throws(Errno) in try notifier.ready(status: heartbeat.text) }
                     case Signal.park:
                         if survival.descriptors.isKept { return .park }

@@ -89,6 +89,17 @@ extension PressureSettings {
     }
 }
 
+extension UserLimits {
+    /// The defaults, and what is set.
+    init(_ configuration: Configuration) {
+        self.init()
+        pools = configuration.count("user-pools") ?? pools
+        objects = configuration.count("user-objects") ?? objects
+        poolBytes = configuration.size("user-bytes").map { ByteCount($0) }
+        backedUpBytes = configuration.size("user-backup").map { ByteCount($0) }
+    }
+}
+
 extension Engine.Configuration {
     init(_ configuration: Configuration) {
         self.init()
@@ -96,10 +107,7 @@ extension Engine.Configuration {
         memoryFloor = configuration.size("memory-floor").map { ByteCount($0) }
         maximumResident = configuration.size("max-resident").map { ByteCount($0) }
         if let bytes = configuration.size("cgroup-reserve") { cgroupReserve = ByteCount(bytes) }
-        userLimits.pools = configuration.count("user-pools") ?? userLimits.pools
-        userLimits.objects = configuration.count("user-objects") ?? userLimits.objects
-        userLimits.poolBytes = configuration.size("user-bytes").map { ByteCount($0) }
-        userLimits.backedUpBytes = configuration.size("user-backup").map { ByteCount($0) }
+        userLimits = UserLimits(configuration)
         if let milliseconds = configuration.count("lease-wait") { revocationMilliseconds = UInt64(milliseconds) }
     }
 }

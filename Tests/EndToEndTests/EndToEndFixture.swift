@@ -14,6 +14,9 @@ struct Control {
         var output: String
         var errors: String
 
+        /// The document without its white space.
+        var compact: String { output.filter { !$0.isWhitespace } }
+
         /// A number in the document, `pages.backed_up` for example.
         func number(_ path: String) -> Int? { value(path).flatMap { if case .number(let n) = $0 { n } else { nil } } }
 

@@ -13,6 +13,11 @@ struct ClientPrograms {
 
     init() throws {
         scratch = try ScratchDirectory()
+        // One that is built already, as `make library` leaves it.
+        if let installed = environmentValue("SHRINKD_TEST_LIBRARY") {
+            prefix = installed
+            return
+        }
         prefix = scratch.file("installed")
         let linked = try Ran("/bin/bash", [Self.root + "/.ci/library", Machine.productsDirectory, prefix], environment: Self.tools)
         guard linked.ending == .exited(0) else { throw ProgramFailure(description: "libshrinkd can't be linked: \(linked.output)") }

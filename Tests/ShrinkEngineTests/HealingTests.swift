@@ -5,7 +5,7 @@ import TestSupport
 import Testing
 
 /// Strikes at the given hit of a point, and ever after: a dead engine does nothing more.
-private final class Death: Sendable {
+final class Death: Sendable {
     private let point: FaultPoint
     private let hit: Int
     private let state = Monitor((isArmed: false, hits: 0))

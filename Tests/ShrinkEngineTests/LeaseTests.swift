@@ -9,7 +9,7 @@ import Testing
 @testable import ShrinkEngine
 
 /// Answers revocations of one client on whatever thread asks.
-private final class Listener: Sendable {
+final class Listener: Sendable {
     private let engine: Engine
     private let client: GateClientID
     private let answer: @Sendable (Revocation) -> Bool

@@ -99,9 +99,16 @@ import Testing
 
     @Test func everyStateReadsBackAndNoOtherWordIsOne() {
         let states: [PageState] = [
-            .empty, .resident, .zero, .purged, .backedUp(Handle(PageIndex(rawValue: 0))), .backedUp(Handle(rawValue: 1 << 60)),
+            .empty, .resident, .zero, .purged, .backedUp(Handle(PageIndex(rawValue: 0))), .backedUp(Handle(rawValue: 1 << 44)),
         ]
         for state in states { #expect(PageWord.decode(PageWord.encode(state)) == state) }
+        // A unit of huge pages also says how many of its base pages are stored.
+        for stored in [1, 2, 511, 512] {
+            for handle in [Handle(rawValue: 1), Handle(rawValue: 1 << 44)] {
+                let word = PageWord.encode(handle, storedBasePages: stored)
+                #expect(PageWord.decode(word) == .backedUp(handle) && PageWord.storedBasePages(word) == stored && PageWord.isBackedUp(word))
+            }
+        }
         #expect(PageWord.encode(.empty) == 0)
         for word: UInt64 in [5, 6, 7, 3, 8, 1 << 63] { #expect(PageWord.decode(word) == nil) }
     }

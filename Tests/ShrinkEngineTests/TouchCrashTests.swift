@@ -15,13 +15,24 @@ import Testing
     ]
 
     @Test func whereverTheEngineDiesNoWriteIsLost() throws {
+        try hammer(HammeredPool.basePages, rounds: environmentRounds ?? 6, points: Self.points)
+    }
+
+    /// The same with huge pages: each step is of one unit and one word.
+    @Test func whereverTheEngineDiesNoWriteToHugePagesIsLost() async throws {
+        guard let reserve = try await HugePageReserve.take(20, so: "huge pages are not tried with engines that die") else { return }
+        defer { reserve.release() }
+        try hammer(HammeredPool.hugePages, rounds: min(environmentRounds ?? 2, 60), points: Self.points.filter { $0 != .betweenWords })
+    }
+
+    private func hammer(_ shape: HammeredPool.Shape, rounds: Int, points: [FaultPoint]) throws {
         let seed = testSeed("touch crash")
         var generator = SeededGenerator(seed: seed)
-        let trial = try HammeredPool(seed: seed)
+        let trial = try HammeredPool(seed: seed, shape)
         defer { trial.stop() }
         trial.start()
-        for round in 0..<(environmentRounds ?? 6) {
-            for point in Self.points.shuffled(using: &generator) {
+        for round in 0..<rounds {
+            for point in points.shuffled(using: &generator) {
                 let hit = point == .betweenWords ? Int.random(in: 1...400, using: &generator) : Int.random(in: 1...6, using: &generator)
                 let ending = try trial.runEngine(dyingAt: point, hit: hit, seed: generator.next())
                 #expect(ending == .signalled(SIGKILL), "\(point) (hit \(hit), round \(round), seed \(seed)): \(ending)")
@@ -46,9 +57,19 @@ private struct TookTooLong: Error, CustomStringConvertible {
 
 /// A pool whose pages this process's threads write through a registered mapping, each knowing what it wrote last, and engines that come and go.
 final class HammeredPool {
-    private static let objects = 4
-    private static let pagesPerObject = 256
+    /// What it is made of; writers go by base pages in either.
+    struct Shape: Sendable {
+        var pages: PoolPages
+        var objects: Int
+        /// Base pages.
+        var pagesPerObject: Int
+    }
+    static let basePages = Shape(pages: .base, objects: 4, pagesPerObject: 256)
+    static let hugePages = Shape(pages: .huge, objects: 3, pagesPerObject: 2 * unitPages)
+
     private static let writers = 2
+
+    private let shape: Shape
 
     private let store: ScratchMemoryFileSystem
     private let file: OwnedDescriptor
@@ -60,22 +81,23 @@ final class HammeredPool {
     private let state = Monitor((isStopping: false, failures: [String](), writes: 0))
     private var threads: [DedicatedThread] = []
 
-    init(seed: UInt64) throws {
+    init(seed: UInt64, _ shape: Shape) throws {
         self.seed = seed
+        self.shape = shape
         store = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
-        let pages = Self.objects * Self.pagesPerObject
+        let pages = shape.objects * shape.pagesPerObject
         let engine = try Engine(backup: try BackupDirectory(path: store.path), logger: quiet)
-        let pool = try engine.createPool(name: "hammered", owner: 0, size: ByteCount(pages * basePageSize)).id
+        let pool = try engine.createPool(name: "hammered", owner: 0, size: ByteCount(pages * basePageSize), of: shape.pages).id
         var offsets: [Int] = []
         let pattern = PagePattern(seed: seed)
         let descriptors = try engine.persistentDescriptors(of: pool)
         file = try descriptors.file.duplicate()
         ledger = try descriptors.ledger.duplicate()
         memory = try MappedMemory(sharing: file.number, count: pages * basePageSize)
-        for i in 0..<Self.objects {
-            let object = try engine.createObject(in: pool, name: "o\(i)", size: ByteCount(Self.pagesPerObject * basePageSize))
+        for i in 0..<shape.objects {
+            let object = try engine.createObject(in: pool, name: "o\(i)", size: ByteCount(shape.pagesPerObject * basePageSize))
             offsets.append(object.offsetBytes.rawValue)
-            for page in 0..<Self.pagesPerObject {
+            for page in 0..<shape.pagesPerObject {
                 let start = object.offsetBytes.rawValue + page * basePageSize
                 pattern.fill(UnsafeMutableRawBufferPointer(start: memory.base + start, count: basePageSize), index: page, zeroEvery: 0)
                 for writer in 0..<Self.writers { Self.word(UInt(bitPattern: memory.base), start, writer).pointee = 0 }
@@ -95,17 +117,17 @@ final class HammeredPool {
 
     func start() {
         for writer in 0..<Self.writers {
-            let (base, offsets, state, seed) = (UInt(bitPattern: memory.base), offsets, state, seed)
+            let (base, offsets, state, seed, shape) = (UInt(bitPattern: memory.base), offsets, state, seed, shape)
             guard
                 let thread = try? DedicatedThread(
                     "hammer-\(writer)",
                     {
                         var generator = SeededGenerator(seed: seed &+ UInt64(writer))
-                        var last = [UInt64](repeating: 0, count: Self.objects * Self.pagesPerObject)
+                        var last = [UInt64](repeating: 0, count: shape.objects * shape.pagesPerObject)
                         while !state.withLock({ $0.isStopping }) {
                             let i = Int(generator.next() % UInt64(last.count))
-                            let page = i % Self.pagesPerObject
-                            let word = Self.word(base, offsets[i / Self.pagesPerObject] + page * basePageSize, writer)
+                            let page = i % shape.pagesPerObject
+                            let word = Self.word(base, offsets[i / shape.pagesPerObject] + page * basePageSize, writer)
                             if word.pointee != last[i] {
                                 // A look that ends with the registration proves nothing.
                                 if state.withLock({ $0.isStopping }) { return }

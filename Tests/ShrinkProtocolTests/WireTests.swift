@@ -46,7 +46,7 @@ private struct Sample {
             try Sample(ListPinsParameters(afterObjectId: 1), ListPinsParameters.parameterNames),
             try Sample(anyPool, PoolAddress.parameterNames),
             try Sample(
-                CreatePoolParameters(poolName: "a", sizeBytes: 1, objectLimit: 1, backedUpLimitBytes: 1),
+                CreatePoolParameters(poolName: "a", sizeBytes: 1, huge: true, objectLimit: 1, backedUpLimitBytes: 1),
                 CreatePoolParameters.parameterNames),
             try Sample(
                 WaitForRevocationParameters(gateClientId: 1, acknowledgedRevocationId: 1), WaitForRevocationParameters.parameterNames),

@@ -16,7 +16,7 @@ public struct MappingPlace: Sendable, Equatable {
 }
 
 extension Engine {
-    /// What a userfaultfd must tell, so that no zero page ever shows where content belongs.
+    /// What a userfaultfd must tell, so that no zero page ever shows where content belongs; that of a pool of huge pages also `missingInHugePages`.
     public static let touchFeatures: Userfaults.Features = [
         .writeProtect, .missingInSharedMemory, .writeProtectShared, .poison, .remapEvents, .removeEvents, .unmapEvents,
     ]
@@ -36,7 +36,7 @@ extension Engine {
         }
         let (first, count) = try Self.check(place, in: pool)
         let addresses = place.address..<place.address + UInt(place.length.rawValue)
-        try Self.begin(userfaults.number)
+        try Self.begin(userfaults.number, pool)
         if let id = try known(userfaults.number, pool, first, count, at: place.address) {
             try? Userfaults.wake(userfaults.number, addresses)
             return id
@@ -52,7 +52,8 @@ extension Engine {
         try enter(
             PoolTouch.Mapping(
                 id: id, userfaults: SharedDescriptor(userfaults),
-                segments: MappedSegments(address: place.address, firstPage: first, count: count), registration: id), of: pool)
+                segments: MappedSegments(address: place.address, firstPage: first, count: count, unitBytes: pool.unitBytes),
+                registration: id), of: pool)
         // Faults that an engine that is gone had read come again.
         try? Userfaults.wake(number, addresses)
         logger.info("mapping registered", metadata: ["mapping": "\(id.rawValue)", "pool": "\(poolID.rawValue)", "pages": "\(count)"])
@@ -97,7 +98,7 @@ extension Engine {
     /// A userfaultfd that is registered already, as it is after a restart that its holder need not have noticed: the same mapping, told again.
     private func known(_ userfaults: CInt, _ pool: Pool, _ first: Int, _ count: Int, at address: UInt) throws(EngineError) -> MappingID? {
         guard let id = faultServer.id(of: userfaults) else { return nil }
-        let wanted = MappedSegments(address: address, firstPage: first, count: count).segments
+        let wanted = MappedSegments(address: address, firstPage: first, count: count, unitBytes: pool.unitBytes).segments
         let isSame = pool.touch.state.withLock { state in state.mappings.contains { $0.id == id && $0.segments.segments == wanted } }
         guard isSame else {
             throw EngineError(.unsuitableMapping, "this userfaultfd is registered for \(id) already; make one for each mapping")
@@ -106,30 +107,31 @@ extension Engine {
     }
 
     static func check(_ place: MappingPlace, in pool: Pool) throws(EngineError) -> (first: Int, count: Int) {
-        let (offset, length) = (place.offset.rawValue, place.length.rawValue)
-        guard offset >= 0, length > 0, offset % basePageSize == 0, length % basePageSize == 0, offset <= pool.sizeBytes,
-            length <= pool.sizeBytes - offset, place.address % UInt(basePageSize) == 0, place.address > 0,
+        let (offset, length, unit) = (place.offset.rawValue, place.length.rawValue, pool.unitBytes)
+        guard offset >= 0, length > 0, offset % unit == 0, length % unit == 0, offset <= pool.sizeBytes,
+            length <= pool.sizeBytes - offset, place.address % UInt(unit) == 0, place.address > 0,
             place.address < UInt(1) << 56
         else {
             throw EngineError(
                 .invalidSize,
-                "a mapping has an address, an offset and a length in whole pages of \(basePageSize), within the pool's \(pool.sizeBytes) bytes"
+                "a mapping has an address, an offset and a length in whole pages of \(unit), within the pool's \(pool.sizeBytes) bytes"
             )
         }
-        return (offset / basePageSize, length / basePageSize)
+        return (offset / unit, length / unit)
     }
 
     /// Makes sure that the descriptor is a userfaultfd that tells what must be told.
-    static func begin(_ fd: CInt) throws(EngineError) {
+    static func begin(_ fd: CInt, _ pool: Pool) throws(EngineError) {
+        let wanted = pool.isHuge ? touchFeatures.union(.missingInHugePages) : touchFeatures
         do throws(Errno) {
             if let features = try Userfaults.features(fd) {
-                guard features.isSuperset(of: touchFeatures) else { throw Errno.invalidArgument }
+                guard features.isSuperset(of: wanted) else { throw Errno.invalidArgument }
                 return
             }
-            do throws(Errno) { try Userfaults.begin(fd, touchFeatures.union(.forkEvents)) } catch {
+            do throws(Errno) { try Userfaults.begin(fd, wanted.union(.forkEvents)) } catch {
                 // Only root learns of forks; without, a child of the process reads zeros in its own copy, unless the mapping is kept from it.
                 guard error == .notPermitted else { throw error }
-                try Userfaults.begin(fd, touchFeatures)
+                try Userfaults.begin(fd, wanted)
             }
         } catch {
             throw EngineError(

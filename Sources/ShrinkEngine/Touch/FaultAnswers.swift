@@ -55,7 +55,7 @@ extension Engine {
         let isLive = state.withLock { state in state.objects.slot(of: object.id).map { state.objects[$0].life == .live } ?? false }
         guard isLive else {
             // Its owner destroys it meanwhile, and the backup's part went first.
-            placeZeros(fault, count: 1, server)
+            if pool.isHuge { poison(fault, nil, server) } else { placeZeros(fault, count: 1, server) }
             return
         }
         state.withLock { state in

@@ -41,7 +41,8 @@ extension Engine {
                     state.claims[i].hot.insert(page - state.claims[i].pages.lowerBound)
                     state.claims[i].guests += 1
                     return .hot(claim: state.claims[i].id)
-                case .copyingIn where !fault.isWrite:
+                // Units of huge pages are brought without a lock that a client can hold: the worker's end is waited for.
+                case .copyingIn where !fault.isWrite && fault.pool.file.huge == nil:
                     state.claims[i].guests += 1
                     return .guest(claim: state.claims[i].id, page: page)
                 case .ending where !fault.isWrite: return .zeros
@@ -56,7 +57,9 @@ extension Engine {
                 state.claims[i].wasMet = true
                 return .wait
             }
-            if fault.isWrite { return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1) }
+            if fault.isWrite || fault.pool.file.huge != nil {
+                return .mine(claim: state.add(page..<page + 1, .serving), page: page, limit: page + 1)
+            }
             let window = state.mappings[index].around.window(at: page)
             if let ahead = window.ahead {
                 server.ahead.wish(fault.pool, fault.mapping, ahead.clamped(to: 0..<end), after: page)
@@ -76,6 +79,8 @@ extension Engine {
             defer { touch.leave(claim) }
             return bringAsGuest(fault, page, server, staging) ? .done : .later
         case .zeros:
+            // One of huge pages comes again when its object is gone.
+            if fault.pool.file.huge != nil { return .later }
             placeZeros(fault, count: 1, server)
             return .done
         case .poison(let page):
@@ -87,6 +92,7 @@ extension Engine {
                 touch.end(claim)
                 return .done
             }
+            if let huge = fault.pool.file.huge { return bring(unit: page, claim, huge, server, fault) ? .done : .later }
             // Otherwise the message is old, and the page went out since it was sent: it is missing now.
             switch bring(fault.pool, fault.mapping, page..<limit, claim, isInOrder: isInOrder, server, staging, fault) {
             case .served: return isInOrder ? .doneInOrder : .done

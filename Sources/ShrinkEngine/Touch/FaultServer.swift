@@ -209,9 +209,9 @@ final class FaultServer: Sendable {
                     let count = try Userfaults.read(mapping.userfaults.number) { message in
                         switch message {
                         case .missing(let address):
-                            waiting.append(Fault(pool: pool, mapping: id, address: address & ~UInt(basePageSize - 1), isWrite: false))
+                            waiting.append(Fault(pool: pool, mapping: id, address: address & ~UInt(pool.unitBytes - 1), isWrite: false))
                         case .protected(let address):
-                            waiting.append(Fault(pool: pool, mapping: id, address: address & ~UInt(basePageSize - 1), isWrite: true))
+                            waiting.append(Fault(pool: pool, mapping: id, address: address & ~UInt(pool.unitBytes - 1), isWrite: true))
                         case .fork(let child):
                             changed = true
                             let userfaults = SharedDescriptor(OwnedDescriptor(owning: child))
@@ -263,8 +263,8 @@ extension MappedSegments {
             let start = max(segment.address, range.lowerBound)
             let end = min(segment.end, range.upperBound)
             guard start < end else { continue }
-            let first = segment.firstPage + Int(start - segment.address) / basePageSize
-            body(first..<first + Int(end - start) / basePageSize)
+            let first = segment.firstPage + Int(start - segment.address) / segment.unitBytes
+            body(first..<first + Int(end - start) / segment.unitBytes)
         }
     }
 }

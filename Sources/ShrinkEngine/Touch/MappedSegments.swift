@@ -7,7 +7,8 @@ struct MappedSegments {
         var address: UInt
         var firstPage: Int
         var count: Int
-        var end: UInt { address + UInt(count * basePageSize) }
+        let unitBytes: Int
+        var end: UInt { address + UInt(count * unitBytes) }
         var pages: Range<Int> { firstPage..<firstPage + count }
 
         /// Where it shows some of the pages; nil if it shows none of them.
@@ -15,14 +16,17 @@ struct MappedSegments {
             let first = max(pages.lowerBound, firstPage)
             let end = min(pages.upperBound, firstPage + count)
             guard first < end else { return nil }
-            let start = address + UInt((first - firstPage) * basePageSize)
-            return start..<start + UInt((end - first) * basePageSize)
+            let start = address + UInt((first - firstPage) * unitBytes)
+            return start..<start + UInt((end - first) * unitBytes)
         }
     }
 
     private(set) var segments: [Segment]
 
-    init(address: UInt, firstPage: Int, count: Int) { segments = [Segment(address: address, firstPage: firstPage, count: count)] }
+    /// `unitBytes`: of a page of the pool.
+    init(address: UInt, firstPage: Int, count: Int, unitBytes: Int = basePageSize) {
+        segments = [Segment(address: address, firstPage: firstPage, count: count, unitBytes: unitBytes)]
+    }
 
     init(_ segments: [Segment]) { self.segments = segments }
 
@@ -31,7 +35,7 @@ struct MappedSegments {
     /// The page at an address, and the last page of its segment plus one.
     func page(at address: UInt) -> (page: Int, end: Int)? {
         for segment in segments where address >= segment.address && address < segment.end {
-            return (segment.firstPage + Int(address - segment.address) / basePageSize, segment.pages.upperBound)
+            return (segment.firstPage + Int(address - segment.address) / segment.unitBytes, segment.pages.upperBound)
         }
         return nil
     }
@@ -76,7 +80,7 @@ struct MappedSegments {
 
     private func part(_ segment: Segment, from: UInt, to: UInt) -> Segment {
         Segment(
-            address: from, firstPage: segment.firstPage + Int(from - segment.address) / basePageSize,
-            count: Int(to - from) / basePageSize)
+            address: from, firstPage: segment.firstPage + Int(from - segment.address) / segment.unitBytes,
+            count: Int(to - from) / segment.unitBytes, unitBytes: segment.unitBytes)
     }
 }

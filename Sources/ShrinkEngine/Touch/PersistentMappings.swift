@@ -52,9 +52,9 @@ extension Engine {
         var segments: [MappedSegments.Segment] = []
         for piece in left.pieces {
             let (first, count) = try Self.check(piece, in: pool)
-            segments.append(MappedSegments.Segment(address: piece.address, firstPage: first, count: count))
+            segments.append(MappedSegments.Segment(address: piece.address, firstPage: first, count: count, unitBytes: pool.unitBytes))
         }
-        try Self.begin(left.userfaults.number)
+        try Self.begin(left.userfaults.number, pool)
         faultServer.skipIDs(through: left.id)
         let isPoisoned = left.isPoisoned
         try enter(
@@ -105,8 +105,8 @@ extension PoolTouch {
             id: id, registration: mapping.registration, pool: pool, userfaults: mapping.userfaults,
             pieces: mapping.segments.segments.map { segment in
                 MappingPlace(
-                    address: segment.address, offset: ByteCount(segment.firstPage * basePageSize),
-                    length: ByteCount(segment.count * basePageSize))
+                    address: segment.address, offset: ByteCount(segment.firstPage * unitBytes),
+                    length: ByteCount(segment.count * unitBytes))
             }, isPoisoned: mapping.hasUnknownPoison || !mapping.poisoned.isEmpty)
     }
 
@@ -121,8 +121,8 @@ extension PoolTouch {
             }
             var end = page + 1
             while end < segment.pages.upperBound, words.isBackedUp(end) || words.state(end) == .purged { end += 1 }
-            let start = segment.address + UInt((page - segment.firstPage) * basePageSize)
-            poisoned += poison(userfaults, start..<start + UInt((end - page) * basePageSize))
+            let start = segment.address + UInt((page - segment.firstPage) * unitBytes)
+            poisoned += poison(userfaults, start..<start + UInt((end - page) * unitBytes))
             page = end
         }
         return poisoned
@@ -136,11 +136,11 @@ extension PoolTouch {
         while address < range.upperBound {
             let placed = Userfaults.poison(userfaults, address..<range.upperBound)
             address += UInt(placed.bytes)
-            poisoned += placed.bytes / basePageSize
+            poisoned += placed.bytes / unitBytes
             if placed.error == nil { break }
             if placed.error == .fileExists {
                 // A page that is there is passed over.
-                address += UInt(basePageSize)
+                address += UInt(unitBytes)
             } else if placed.error == .resourceTemporarilyUnavailable, attempts < 1000 {
                 // The process changes its mappings; whoever reads its events goes on meanwhile.
                 attempts += 1
@@ -162,7 +162,7 @@ extension PoolTouch {
             if placed.error == nil { break }
             // Shown already (EEXIST), or nothing there (EFAULT).
             if placed.error == .fileExists || placed.error == .badAddress {
-                address += UInt(basePageSize)
+                address += UInt(unitBytes)
             } else if placed.bytes == 0 {
                 break
             }

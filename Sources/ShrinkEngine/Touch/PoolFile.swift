@@ -12,10 +12,13 @@ import SystemPackage
 final class PoolFile: Sendable {
     private let descriptor: SharedDescriptor
     private let porter: Porter?
+    /// Of a pool of huge pages.
+    let huge: HugeMemory?
 
     /// `isGuarded`: clients of the pool are not trusted.
-    init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool) {
+    init(_ descriptor: consuming OwnedDescriptor, isGuarded: Bool, huge: HugeMemory? = nil) {
         self.descriptor = SharedDescriptor(descriptor)
+        self.huge = huge
         porter = isGuarded ? Porter(self.descriptor) : nil
         // Now, while there is memory for its stack; without it the first call tries again.
         try? porter?.start()
@@ -24,6 +27,8 @@ final class PoolFile: Sendable {
     deinit { porter?.end() }
 
     var number: CInt { descriptor.number }
+    /// Bytes of one page of the pool: what words, claims, places and all page numbers of this module count.
+    var unitBytes: Int { huge == nil ? basePageSize : HugeMemory.unitBytes }
     func duplicate() throws(Errno) -> OwnedDescriptor { try descriptor.duplicate() }
 
     /// How long a call has been stuck; nil if none is.
@@ -51,9 +56,37 @@ final class PoolFile: Sendable {
     func freePages(
         first: Int, count: Int, limit: Int = .max, _ afterwards: FileCall.Afterwards = .nothing
     ) throws(Errno) -> Int {
-        try make(.free(first: first, count: count, limit: limit), afterwards).pages
+        if huge == nil { return try make(.free(first: first, count: count, limit: limit), afterwards).pages }
+        var freed = 0
+        var page = first
+        while freed < limit, let extent = try nextExtent(from: page, below: first + count) {
+            let pages = min(extent.count, limit - freed)
+            try punch(at: extent.lowerBound * unitBytes, length: pages * unitBytes, afterwards)
+            freed += pages
+            page = extent.lowerBound + pages
+        }
+        return freed
     }
 
     /// Pages of a range that take memory.
-    func residentPages(first: Int, count: Int) throws(Errno) -> Int { try make(.count(first: first, count: count)).pages }
+    func residentPages(first: Int, count: Int) throws(Errno) -> Int {
+        guard let huge else { return try make(.count(first: first, count: count)).pages }
+        var resident = 0
+        for page in first..<first + count where try huge.isPresent(page) { resident += 1 }
+        return resident
+    }
+
+    /// The next pages of a range that take memory, side by side.
+    func nextExtent(from page: Int, below end: Int) throws(Errno) -> Range<Int>? {
+        guard let huge else {
+            guard page < end, let data = try data(from: page * basePageSize, below: end * basePageSize) else { return nil }
+            return data.lowerBound / basePageSize..<(data.upperBound + basePageSize - 1) / basePageSize
+        }
+        var first = page
+        while first < end, try !huge.isPresent(first) { first += 1 }
+        guard first < end else { return nil }
+        var last = first + 1
+        while last < end, try huge.isPresent(last) { last += 1 }
+        return first..<last
+    }
 }

@@ -25,7 +25,7 @@ extension PoolTouch {
         state.withLock { state in state.mappings.first { $0.id == mapping }?.userfaults }
     }
 
-    private func page(at address: UInt) -> Range<UInt> { address..<address + UInt(basePageSize) }
+    private func page(at address: UInt) -> Range<UInt> { address..<address + UInt(unitBytes) }
 
     func wakeOne(_ mapping: MappingID, _ address: UInt) {
         guard let userfaults = userfaults(mapping) else { return }
@@ -74,8 +74,8 @@ extension PoolTouch {
         state.notifyAll()
     }
 
-    /// New content comes to pages that were poisoned: zeros take the mark's place.
-    func heal(_ pages: Range<Int>) {
+    /// New content comes to pages that were poisoned: zeros take the mark's place. Of huge pages only where one is free; elsewhere the mark stays.
+    func heal(_ pages: Range<Int>, _ huge: HugeMemory? = nil) {
         let marked = state.withLock { state -> [(SharedDescriptor, Range<UInt>)] in
             var marked: [(SharedDescriptor, Range<UInt>)] = []
             for i in state.mappings.indices where !state.mappings[i].poisoned.isEmpty {
@@ -87,6 +87,15 @@ extension PoolTouch {
             }
             return marked
         }
-        for (userfaults, addresses) in marked { _ = Userfaults.zero(userfaults.number, addresses) }
+        for (userfaults, addresses) in marked {
+            guard let huge else {
+                _ = Userfaults.zero(userfaults.number, addresses)
+                continue
+            }
+            let zeros = UnsafeRawBufferPointer(huge.buffers.zeros.bytes)
+            let placed = Userfaults.copy(userfaults.number, to: addresses.lowerBound, from: zeros, .writable, .wakes)
+            // There already, for another mapping's sake.
+            if placed.error == .fileExists { _ = Userfaults.show(userfaults.number, addresses) }
+        }
     }
 }

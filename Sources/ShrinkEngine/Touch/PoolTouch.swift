@@ -67,10 +67,13 @@ final class PoolTouch: Sendable {
     }
 
     let state: Monitor<State>
+    /// Bytes of a page of the pool.
+    let unitBytes: Int
     /// Held by threads that place pages nobody waits for: side by side they would spin on the lock of the file's page index. Who serves a fault takes no part.
     let placing = Monitor<UInt8>(0)
 
-    init() {
+    init(unitBytes: Int = basePageSize) {
+        self.unitBytes = unitBytes
         var state = State()
         state.claims.reserveCapacity(64)
         state.spareLists.reserveCapacity(Self.spareLists)

@@ -261,7 +261,7 @@ extension Engine {
                 var end = page + 1
                 while end < pages.upperBound, !pool.words.isBackedUp(end) { end += 1 }
                 // One that can't be dropped is overwritten or removed later.
-                try? file.drop(at: (page - object.firstPage) * basePageSize, length: (end - page) * basePageSize)
+                try? file.drop(at: (page - object.firstPage) * pool.unitBytes, length: (end - page) * pool.unitBytes)
                 page = end
             }
             try server.at(.touchAfterDrop, object.id, pages.lowerBound - object.firstPage)
