@@ -13,7 +13,7 @@ import SystemPackage
 //   b  touches every page with a plain load; '=' if none of them ended it
 //   f  forks a child that does the same as s
 //   w  writes to the pool's file from the object's memory, through the mapping that is served; '=' if all was written, 'E' for EFAULT
-//   b  the same to the place behind the object: each page is read from memory before anything takes its place
+//   p  the same to the place behind the object: each page is read from memory before anything takes its place
 //   x  writes to the pool's file from memory whose faults nobody serves, and so never answers
 //   k  writes to every page for ever, without an answer
 
@@ -42,7 +42,7 @@ func runClient(_ arguments: [String]) {
             case UInt8(ascii: "w"):
                 let written = pwrite(3, object.baseAddress, object.count, first * basePageSize)
                 answer(written == object.count ? "=" : errno == EFAULT ? "E" : "!")
-            case UInt8(ascii: "b"):
+            case UInt8(ascii: "p"):
                 let written = pwrite(3, object.baseAddress, object.count, (first + count) * basePageSize)
                 answer(written == object.count ? "=" : errno == EFAULT ? "E" : "!")
             case UInt8(ascii: "x"):
