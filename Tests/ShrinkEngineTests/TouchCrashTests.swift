@@ -63,9 +63,11 @@ final class HammeredPool {
         var objects: Int
         /// Base pages.
         var pagesPerObject: Int
+        /// A writer rests 10 ms after so many writes at most: six units that are written without rest are hot all the time, and none ever goes out.
+        var burst: Int?
     }
     static let basePages = Shape(pages: .base, objects: 4, pagesPerObject: 256)
-    static let hugePages = Shape(pages: .huge, objects: 3, pagesPerObject: 2 * unitPages)
+    static let hugePages = Shape(pages: .huge, objects: 3, pagesPerObject: 2 * unitPages, burst: 64)
 
     private static let writers = 2
 
@@ -124,7 +126,13 @@ final class HammeredPool {
                     {
                         var generator = SeededGenerator(seed: seed &+ UInt64(writer))
                         var last = [UInt64](repeating: 0, count: shape.objects * shape.pagesPerObject)
+                        var untilRest = shape.burst ?? .max
                         while !state.withLock({ $0.isStopping }) {
+                            untilRest -= 1
+                            if untilRest == 0, let burst = shape.burst {
+                                usleep(10_000)
+                                untilRest = Int.random(in: 1...burst, using: &generator)
+                            }
                             let i = Int(generator.next() % UInt64(last.count))
                             let page = i % shape.pagesPerObject
                             let word = Self.word(base, offsets[i / shape.pagesPerObject] + page * basePageSize, writer)
