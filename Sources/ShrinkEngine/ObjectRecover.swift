@@ -23,11 +23,8 @@ extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
     /// Of a store in memory what comes back at once is in memory twice until it is dropped: a quarter of a run, so that three threads together have less than
-    /// one run. Where each drop asks a file server, that would cost more than it is worth: a run, and two together while there is plenty of memory.
+    /// one run. Where each drop asks a file server, that would cost more than it is worth: a run a thread.
     private func windowPages(_ file: BackupFile) -> Int { file.dropsWithoutServer ? EngineLimits.runPages / 4 : EngineLimits.runPages }
-    private func dropPages(_ file: BackupFile, _ room: RunRoom) -> Int {
-        !file.dropsWithoutServer && room.isPlenty ? 2 * EngineLimits.runPages : 1
-    }
 
     /// Recovers every backed-up page of a range that it can. Room is taken before each run and given back when its pages are in the pool.
     func recover(_ pages: Range<Int>, _ staging: Staging, room: inout RunRoom, progress: (RecoverOutcome) -> Bool) -> RecoverOutcome {
@@ -68,7 +65,7 @@ extension ReservedObject {
             try at(.cancel, window.lowerBound)
             try room.take(table.backedUpPages(in: window) * basePageSize)
             try recover(window, file, staging, &outcome, &undropped, &room)
-            if undropped.count >= dropPages(file, room) { try drop(&undropped, file, &outcome) }
+            try drop(&undropped, file, &outcome)
             page = window.upperBound
             if !progress(outcome) { throw EngineError(.interrupted, "recovering \(id) was stopped; it goes on when asked again") }
         }

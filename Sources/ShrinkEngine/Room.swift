@@ -10,8 +10,6 @@ final class Room: Sendable {
     private struct Grants {
         /// Bytes that the last look at the machine allows without another.
         var credit = 0
-        /// What the last look found.
-        var isPlenty = false
         /// Bytes on their way in, not yet in the pools' files.
         var inFlight = 0
         /// How often some of them landed.
@@ -19,7 +17,6 @@ final class Room: Sendable {
     }
 
     // Looking at /proc/meminfo takes as long as bringing in a quarter of a MiB.
-    private static let plentyBytes = 256 << 20
     private static let creditBytes = 64 << 20
     private static let attempts = 8
     /// How long runs of others may take to land before they are counted as if they all were still to come.
@@ -57,9 +54,6 @@ final class Room: Sendable {
         try engine.at(.room)
         try obtain(bytes, engine, staging, checksMachine: true)
     }
-
-    /// Memory is far from short.
-    var isPlenty: Bool { maximumResident == nil && grants.withLock { $0.isPlenty } }
 
     func giveBack(_ bytes: Int) {
         guard bytes > 0 else { return }
@@ -155,7 +149,6 @@ final class Room: Sendable {
             // Others take memory too: no more than a part of what is there is promised without looking again.
             grants.withLock { grants in
                 grants.credit = min(headroom / 8, Self.creditBytes)
-                grants.isPlenty = headroom >= Self.plentyBytes
             }
         } catch {
             throw EngineError(.system, "how much memory there is can't be read", errno: error)
@@ -232,8 +225,6 @@ struct RunRoom {
 
     /// With a staging buffer, others are shrunk where there is none.
     init(engine: Engine, staging: Staging?, isHuge: Bool) { (self.engine, self.staging, self.isHuge) = (engine, staging, isHuge) }
-
-    var isPlenty: Bool { engine.room.isPlenty }
 
     mutating func take(_ bytes: Int) throws(EngineError) {
         giveBack()
