@@ -24,7 +24,9 @@ import Testing
         let reader = try MountReader(daemon.mountPoint)
         let shrinker = Shrinking(daemon.socket)
         var killed = 0
+        var rounds = 0
         while killed < Self.kills {
+            rounds += 1
             for part in Self.victims(&generator) {
                 // What is killed is the part as it is now; while it is away there is nobody to kill.
                 try daemon.waitFor("\(part)", seconds: 60) { daemon.process(of: part) != nil }
@@ -35,7 +37,7 @@ import Testing
             }
             // Past the steady time now and then, so that the keeper does not count it all as one row of failures; it gives up after eight.
             try Self.rest(
-                milliseconds: killed % 4 == 0 ? 10_500 : UInt64.random(in: 20...600, using: &generator),
+                milliseconds: rounds % 5 == 0 ? 10_500 : UInt64.random(in: 20...600, using: &generator),
                 while: { try !survivors.contains { try $0.hasEnded() } })
             let broken = try survivors.filter { try $0.hasEnded() }
             #expect(broken.isEmpty, "after \(killed) kills (seed \(seed)): \(broken.map(\.said)) \(daemon.said.suffix(4000))")
