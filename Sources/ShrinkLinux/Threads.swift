@@ -132,6 +132,8 @@ public struct MonotonicTime: Sendable, Comparable {
     public static func < (a: MonotonicTime, b: MonotonicTime) -> Bool { a.nanoseconds < b.nanoseconds }
     public func advanced(milliseconds: UInt64) -> MonotonicTime { MonotonicTime(nanoseconds: nanoseconds + milliseconds * 1_000_000) }
     public func nanoseconds(since earlier: MonotonicTime) -> UInt64 { nanoseconds - earlier.nanoseconds }
+    /// Seconds, modulo 2^32: for intervals.
+    public var wholeSeconds: UInt32 { UInt32(truncatingIfNeeded: nanoseconds / 1_000_000_000) }
 }
 
 extension DedicatedThread {

@@ -65,12 +65,7 @@ final class CleaningRun {
             }
             try flush()
             try syncIndexes()
-            if core.table.slot(victim).livePages > 0 {
-                core.table.slot(victim).isDamaged = true
-                core.options.report(
-                    "segment \(victim): \(core.table.slot(victim).livePages) live pages lie in blocks that can't be read; it is left as it is, `backupfs check` names them"
-                )
-            }
+            noteLeftBehind(unreadable: position < end)
             return core.table.slot(victim).livePages == 0
         } catch {
             if error != .noSpace, error != .diskQuotaExceeded { core.tiers[tier].note("compacting segment \(victim)", error) }
@@ -78,6 +73,19 @@ final class CleaningRun {
             context.staged = 0
             return false
         }
+    }
+
+    /// Pages may live on although every block was moved: of a removed object that somebody has open, or of a punch that hasn't counted its dead pages
+    /// yet. That is no damage. Damage is what can't be read, if as many pages live there when the cleaner comes again.
+    private func noteLeftBehind(unreadable: Bool) {
+        let slot = core.table.slot(victim)
+        let pages = slot.livePages
+        if pages > 0, unreadable, slot.leftBehind.pages == pages {
+            slot.isDamaged = true
+            core.options.report(
+                "segment \(victim): \(pages) live pages lie in blocks that can't be read; it is left as it is, `backupfs check` names them")
+        }
+        slot.leftBehind = (pages, MonotonicTime.now().wholeSeconds)
     }
 
     /// On a disk an index that still named the old segment after a power cut would have lost its pages.

@@ -33,9 +33,10 @@ final class SegmentCleaner: Sendable {
     /// The sealed segment that frees most for what has to be copied, if it has more dead bytes than the share.
     private func victim(deadSharePercent: Int) -> Int? {
         var best: (number: Int, dead: Int)?
+        let now = MonotonicTime.now().wholeSeconds
         for number in 0..<core.table.numberLimit {
             let slot = core.table.slot(number)
-            guard slot.state == .sealed, !slot.isDamaged else { continue }
+            guard slot.state == .sealed, !slot.isDamaged, !isLeft(slot, now) else { continue }
             let used = slot.usedBytes - SegmentTable.headerBytes
             let dead = used - slot.liveBytes
             guard isWorth(used: used, dead: dead, deadSharePercent) else { continue }
@@ -44,6 +45,14 @@ final class SegmentCleaner: Sendable {
             }
         }
         return best?.number
+    }
+
+    private static let restSeconds = 10
+
+    /// All that may be moved was moved out of it, and nothing died since.
+    private func isLeft(_ slot: SegmentTable.Slot, _ now: UInt32) -> Bool {
+        let left = slot.leftBehind
+        return left.pages > 0 && left.pages == slot.livePages && now &- left.at < Self.restSeconds
     }
 
     /// A full store takes what it can get.

@@ -81,6 +81,14 @@ final class SegmentTable: @unchecked Sendable {
             get { AtomicMemory.load(word32(32)) != 0 }
             nonmutating set { AtomicMemory.store(word32(32), newValue ? 1 : 0) }
         }
+        /// How many pages still lived when the cleaner had moved all that it may, and when that was; 0 if it hasn't been here.
+        var leftBehind: (pages: Int, at: UInt32) {
+            get { (Int(AtomicMemory.load(word32(40))), AtomicMemory.load(word32(44))) }
+            nonmutating set {
+                AtomicMemory.store(word32(44), newValue.at)
+                AtomicMemory.store(word32(40), UInt32(truncatingIfNeeded: newValue.pages))
+            }
+        }
     }
 
     static let headerBytes = 64
@@ -224,6 +232,7 @@ final class SegmentTable: @unchecked Sendable {
         slot.openedAt = UInt32(truncatingIfNeeded: FileTime.now().seconds)
         slot.isDirty = true
         slot.isDamaged = false
+        slot.leftBehind = (0, 0)
         openDescriptors.add(1, ordering: .relaxed)
         _ = AtomicMemory.exchange(slot.descriptor, UInt32(file) + 1)
         slot.setState(.open)

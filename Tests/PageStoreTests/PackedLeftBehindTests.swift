@@ -1,0 +1,99 @@
+import ShrinkLinux
+import Synchronization
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import PageStore
+
+/// What the cleaner leaves behind is called damage only if it is.
+@Suite struct PackedLeftBehindTests {
+    private final class Reports: Sendable {
+        let lines = Mutex<[String]>([])
+    }
+
+    private static func random(_ seed: UInt64) -> [UInt8] {
+        var generator = SeededGenerator(seed: seed)
+        return (0..<basePageSize).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+    }
+
+    /// Two objects page by page in one sealed segment, and what the store reports.
+    private static func twoObjects(_ path: String) throws -> (PackedStore, [PackedObject], Reports) {
+        let reports = Reports()
+        var options = PackedOptions()
+        options.segmentBytes = 1 << 20
+        options.deadSharePercent = 20
+        options.runsInBackground = false
+        options.report = { line in reports.lines.withLock { $0.append(line) } }
+        let store = try PackedStore(directories: [path], options: options)
+        let objects = try [1, 2].map { try store.create(try #require(StoredObjectID(rawValue: $0))) }
+        for page in 0..<100 {
+            for (i, object) in objects.enumerated() {
+                _ = try random(UInt64(page * 2 + i)).withBytes { buffer throws(Errno) in
+                    try object.write(buffer, at: page * basePageSize, .buffered)
+                }
+            }
+        }
+        for context in store.core.pool.contexts {
+            store.core.pool.withContext(of: context.slot) { store.core.sealOpen($0, 0) }
+        }
+        return (store, objects, reports)
+    }
+
+    private static func sealed(_ store: PackedStore) -> [SegmentTable.Slot] {
+        (0..<store.core.table.numberLimit).map { store.core.table.slot($0) }.filter { $0.state == .sealed && $0.livePages > 0 }
+    }
+
+    private static func isRight(_ object: PackedObject, page: Int, _ seed: UInt64) throws -> Bool {
+        var bytes = [UInt8](repeating: 0, count: basePageSize)
+        _ = try bytes.withMutableBytes { buffer throws(Errno) in try object.read(into: buffer, at: page * basePageSize) }
+        return bytes == random(seed)
+    }
+
+    @Test func pagesOfARemovedObjectThatIsOpenAreNoDamage() throws {
+        let directory = try ScratchDirectory()
+        var (store, objects, reports) = try Self.twoObjects(directory.path)
+        try store.remove(objects[1].id)
+        try objects[0].punch(at: 0, length: 90 * basePageSize)
+        // The first object's remaining pages move; the second's can't.
+        #expect(!store.cleanOneSegment())
+        #expect(!store.cleanOneSegment(), "nothing died since")
+        let left = Self.sealed(store).filter { $0.livePages == 100 }
+        #expect(left.count == 1)
+        for slot in left { slot.leftBehind.at &-= 100 }
+        _ = store.cleanOneSegment()
+        #expect(left.allSatisfy { !$0.isDamaged })
+        #expect(reports.lines.withLock { $0 } == [])
+        for page in 90..<100 { #expect(try Self.isRight(objects[0], page: page, UInt64(page * 2))) }
+        for page in 0..<100 { #expect(try Self.isRight(objects[1], page: page, UInt64(page * 2 + 1))) }
+        // With its last user the object's pages die, and the segment with them.
+        objects.removeLast()
+        store.core.table.grace.collect()
+        #expect(left.allSatisfy { (slot: SegmentTable.Slot) in slot.state == .free })
+        store.close()
+    }
+
+    @Test func aBlockThatCannotBeReadIsSaidOnce() throws {
+        let directory = try ScratchDirectory()
+        let (store, objects, reports) = try Self.twoObjects(directory.path)
+        try objects[0].punch(at: 0, length: 90 * basePageSize)
+        let segment = store.core.geometry.segment(of: objects[1].index.pointee.entry(50).location)
+        let offset = store.core.geometry.offset(of: objects[1].index.pointee.entry(50).location)
+        var zero: UInt64 = 0
+        let fd = try store.core.table.descriptor(segment)
+        #expect(withUnsafeBytes(of: &zero) { Files.write(fd, $0, at: offset).error } == nil)
+        #expect(!store.cleanOneSegment())
+        let slot = store.core.table.slot(segment)
+        #expect(reports.lines.withLock { $0 } == [], "it may have been pages dying just then")
+        for _ in 0..<2 {
+            slot.leftBehind.at &-= 100
+            _ = store.cleanOneSegment()
+        }
+        #expect(slot.isDamaged)
+        #expect(reports.lines.withLock { $0.count } == 1)
+        #expect(reports.lines.withLock { $0.first?.contains("can't be read") } == true)
+        // What lies before it and behind it reads still.
+        for page in 0..<100 where page != 50 { #expect(try Self.isRight(objects[1], page: page, UInt64(page * 2 + 1))) }
+        store.close()
+    }
+}
