@@ -52,6 +52,7 @@ final class BackupTree: Sendable {
     let ownership = Ownership()
     let counters = RequestCounters()
     let snapshots: SnapshotTable
+    let windows: TransferWindows
     let errors: ErrorLog
     let passthrough: Passthrough
     /// Tells a node from one of the same number in another life of the store or of the object (FUSE's `generation`).
@@ -72,6 +73,7 @@ final class BackupTree: Sendable {
         self.passthrough = passthrough
         incarnations = Incarnations(in: saved)
         snapshots = SnapshotTable(firstHandle: saved.firstHandle)
+        windows = TransferWindows(firstHandle: saved.firstHandle)
         errors = ErrorLog(logger)
     }
 
@@ -103,7 +105,7 @@ final class BackupTree: Sendable {
             return switch name {
             case "stats": .stats
             case "objects": .objects
-            default: nil
+            default: Self.window(named: name)
             }
         case .objects: return StoredObjectID(name: name).map { .object($0) }
         case .object(let id):
@@ -115,7 +117,7 @@ final class BackupTree: Sendable {
             default: nil
             }
         case .pages(let id): return StoredPageIndex(name: name).map { .page(id, $0) }
-        case .stats, .data, .content, .info, .page: throw .notDirectory
+        case .stats, .data, .content, .info, .page, .window: throw .notDirectory
         }
     }
 
@@ -234,6 +236,8 @@ final class BackupTree: Sendable {
         } else if node == .objects {
             // One means: not counted.
             status.st_nlink = 1
+        } else if case .window = node {
+            status.st_size = TransferWindows.sizeBytes
         } else if node == .stats {
             (modified, changed) = (FileTime.now(), FileTime.now())
         }

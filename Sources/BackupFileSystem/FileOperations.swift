@@ -25,7 +25,7 @@ extension BackupTree {
 
     /// The object behind an open file; EIO if the file is one that was unlinked and made again since. The kernel says so for reads and writes, but
     /// sends fallocate and lseek on.
-    private func object(_ id: StoredObjectID, openedAs handle: UInt64) throws(Errno) -> any StoredObject {
+    func object(_ id: StoredObjectID, openedAs handle: UInt64) throws(Errno) -> any StoredObject {
         guard handle >> Handle.incarnationShift == incarnations.count(of: id) else { throw .ioError }
         return try object(id)
     }
@@ -41,6 +41,9 @@ extension BackupTree {
                 let object = try self.object(id)
                 if flags & O_TRUNC != 0 { try object.setSize(0) }
                 body = try openData(object).reply
+            } else if case .window(let number) = node {
+                guard flags & O_ACCMODE == O_RDWR else { throw .invalidArgument }
+                body = try openWindow(number)
             } else {
                 // Modes say so too, but root is above modes.
                 guard !wantsWrite else { throw .permissionDenied }
@@ -83,7 +86,7 @@ extension BackupTree {
             }
             return try snapshots.open(node.number, page)
         case .root, .objects, .object, .pages: throw .isDirectory
-        case .data: preconditionFailure("data is opened by openData")
+        case .data, .window: preconditionFailure("opened otherwise")
         }
     }
 
@@ -97,6 +100,7 @@ extension BackupTree {
         switch node {
         case .data(let id): closeData(id, handle: handle)
         case .stats, .info, .page: snapshots.close(handle)
+        case .window(let number): closeWindow(number, handle: handle)
         default: break
         }
     }
@@ -117,6 +121,8 @@ extension BackupTree {
                 count = rest.count
             case nil: throw .staleNFSFileHandle
             case .root, .objects, .object, .pages: throw .isDirectory
+            // The kernel reads it itself.
+            case .window: throw .ioError
             }
         } catch {
             return reply.fail(errors.noting(error, .read, node))

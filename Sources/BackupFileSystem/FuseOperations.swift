@@ -71,6 +71,11 @@ private func addFiles(_ table: inout fuse_lowlevel_ops) {
     table.fallocate = { request, node, mode, offset, length, file in
         tree.fallocate(Reply(request!), Node(number: node), handle: file!.pointee.fh, mode: mode, offset: offset, length: length)
     }
+    table.copy_file_range = { request, node, offset, file, target, targetOffset, targetFile, count, _ in
+        tree.copyRange(
+            Reply(request!), Node(number: node), at: offset, openedAs: file!.pointee.fh, to: Node(number: target), at: targetOffset,
+            openedAs: targetFile!.pointee.fh, count: count)
+    }
     table.statfs = { request, _ in tree.statfs(Reply(request!)) }
 }
 

@@ -217,8 +217,17 @@ final class FuseSession: Sendable {
         }
     }
 
+    /// A memory file shows it: it has no store under it, and no layout.
+    private func canPassThrough() -> Bool {
+        guard saved.negotiated.contains(.passthrough), let file = try? MemoryFile.makeSealed("backupfs-probe", size: basePageSize) else {
+            return false
+        }
+        return tree.passthrough.probe(file.number) == .yes
+    }
+
     private func negotiated(_ verdict: Passthrough.Verdict) {
         tree.passthrough.decide(verdict)
+        tree.passthrough.decide(canPass: canPassThrough())
         state.withLock { $0.isNegotiated = true }
         state.notifyAll()
     }

@@ -16,12 +16,16 @@ enum Node: Equatable {
     /// The directory of an object's pages.
     case pages(StoredObjectID)
     case page(StoredObjectID, StoredPageIndex)
+    /// A memory file of the daemon's (`TransferWindows`).
+    case window(Int)
 
     private enum Kind: UInt64 {
         // Kinds below 8 keep the numbers positive for programs that read inodes as signed.
         case fixed = 0
         case object, data, content, info, pages, page
     }
+
+    private static let firstWindow: UInt64 = 16
 
     var number: UInt64 {
         switch self {
@@ -34,6 +38,7 @@ enum Node: Equatable {
         case .info(let id): Self.pack(.info, id)
         case .pages(let id): Self.pack(.pages, id)
         case .page(let id, let index): Self.pack(.page, id) | UInt64(index.rawValue)
+        case .window(let number): Self.firstWindow + UInt64(number)
         }
     }
 
@@ -46,6 +51,8 @@ enum Node: Equatable {
         case (.fixed, nil, 1): self = .root
         case (.fixed, nil, 2): self = .stats
         case (.fixed, nil, 3): self = .objects
+        case (.fixed, nil, let low) where low >= UInt32(Self.firstWindow) && low < UInt32(Self.firstWindow) + UInt32(TransferWindows.limit):
+            self = .window(Int(low) - Int(Self.firstWindow))
         case (.object, let id?, 0): self = .object(id)
         case (.data, let id?, 0): self = .data(id)
         case (.content, let id?, 0): self = .content(id)
@@ -63,7 +70,7 @@ enum Node: Equatable {
     /// The object that the place belongs to.
     var objectID: StoredObjectID? {
         switch self {
-        case .root, .stats, .objects: nil
+        case .root, .stats, .objects, .window: nil
         case .object(let id), .data(let id), .content(let id), .info(let id), .pages(let id), .page(let id, _): id
         }
     }
@@ -71,7 +78,7 @@ enum Node: Equatable {
     var isDirectory: Bool {
         switch self {
         case .root, .objects, .object, .pages: true
-        case .stats, .data, .content, .info, .page: false
+        case .stats, .data, .content, .info, .page, .window: false
         }
     }
 
@@ -80,7 +87,7 @@ enum Node: Equatable {
 
     var parent: Node {
         switch self {
-        case .root, .stats, .objects: .root
+        case .root, .stats, .objects, .window: .root
         case .object: .objects
         case .data(let id), .content(let id), .info(let id), .pages(let id): .object(id)
         case .page(let id, _): .pages(id)

@@ -67,7 +67,7 @@ extension BackupTree {
             all.append(("handle", String(UInt64(index.rawValue) + 1)))
             return all
         case .root: return served.faults.map { [(Self.faultsName, $0.text)] } ?? []
-        case .stats, .objects, .content, .info, .pages: return []
+        case .stats, .objects, .content, .info, .pages, .window: return []
         }
     }
 

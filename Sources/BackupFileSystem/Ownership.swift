@@ -30,7 +30,7 @@ struct Ownership: Sendable {
             case .stats: (daemon, 0o444)
             case .object: (owner, shared ? 0o570 : 0o700)
             case .pages: (owner, shared ? 0o550 : 0o500)
-            case .data: (daemon, 0o600)
+            case .data, .window: (daemon, 0o600)
             case .content, .info, .page: (owner, shared ? 0o440 : 0o400)
             }
         return Access(uid: uid, mode: node.fileType | bits)

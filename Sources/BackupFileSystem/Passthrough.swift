@@ -24,6 +24,7 @@ final class Passthrough: Sendable {
 
     private struct State: ~Copyable {
         var verdict: Verdict
+        var canPass = false
         var registrations: Registrations
     }
 
@@ -60,6 +61,22 @@ final class Passthrough: Sendable {
             guard state.verdict == .yes else { return nil }
             if let known = state.registrations.addOpen(node.number) { return known }
             // Never an ordinary open instead: a later passthrough open of the same inode would fail.
+            guard state.registrations.hasRoom else { throw .tooManyOpenFilesInSystem }
+            let id = try FuseDevice.registerBacking(file.number, at: device)
+            state.registrations.insert(node.number, backing: id)
+            return id
+        }
+    }
+
+    /// Whether the kernel passes files through for this connection at all, whatever the store's are.
+    var canPass: Bool { state.withLock { $0.canPass } }
+
+    func decide(canPass: Bool) { state.withLock { $0.canPass = canPass } }
+
+    /// The id to open `node` with for the one open file that it may have; EBUSY if it has one, also of a server before this one.
+    func openAlone(_ node: Node, _ file: SharedDescriptor) throws(Errno) -> UInt32 {
+        try state.withLock { (state) throws(Errno) in
+            guard !state.registrations.isOpen(node.number) else { throw .resourceBusy }
             guard state.registrations.hasRoom else { throw .tooManyOpenFilesInSystem }
             let id = try FuseDevice.registerBacking(file.number, at: device)
             state.registrations.insert(node.number, backing: id)

@@ -30,6 +30,8 @@ struct Registrations: ~Copyable {
 
     var hasRoom: Bool { !free.isEmpty || top < SessionState.registrationCapacity }
 
+    func isOpen(_ node: UInt64) -> Bool { places[node] != nil }
+
     /// Counts one more open of a registered node and returns its id.
     mutating func addOpen(_ node: UInt64) -> UInt32? {
         guard let place = places[node] else { return nil }

@@ -4,7 +4,10 @@ import Synchronization
 final class RequestCounters {
     enum Kind: Int, CaseIterable {
         case lookup, getattr, setattr, open, create, read, write, release, readdir, readdirplus, fsync, fallocate, lseek, getxattr, setxattr
-        case mkdir, rmdir, unlink, statfs
+        case mkdir, rmdir, unlink, statfs, copyFileRange
+
+        /// As `stats` has it: the kernel's name for it.
+        var name: String { self == .copyFileRange ? "copy_file_range" : "\(self)" }
     }
 
     // One allocation for the life of the server; a worker adds with one instruction.

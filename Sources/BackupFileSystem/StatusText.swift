@@ -14,6 +14,7 @@ extension BackupTree {
             ("version", version),
             ("layout", served.layout),
             ("passthrough", verdict.description),
+            ("windows", windowsVerdict.description),
             ("first_tier", served.directories[0].kind),
             ("objects", "\(space.objectCount)"),
             ("pages", "\(space.pageCount)"),
@@ -29,9 +30,10 @@ extension BackupTree {
         }
         lines += store.facts().map { ($0.key, $0.value) }
         lines.append(("open.passthrough", "\(passthrough.openFiles)"))
+        lines.append(("open.windows", "\(windows.openCount)"))
         lines.append(("open.snapshot_bytes", "\(snapshots.usedBytes)"))
         lines.append(("errors.store", "\(errors.total)"))
-        for kind in RequestCounters.Kind.allCases { lines.append(("requests.\(kind)", "\(counters[kind])")) }
+        for kind in RequestCounters.Kind.allCases { lines.append(("requests.\(kind.name)", "\(counters[kind])")) }
         lines.append(("requests.resent", "\(counters.resent.load(ordering: .relaxed))"))
         return lines.map { "\($0.0): \($0.1)\n" }.joined()
     }

@@ -115,12 +115,23 @@ public final class BackupFile: Sendable {
     let dropsWithoutServer: Bool
     /// Where the backup tells what the object takes; otherwise the file's own blocks do.
     private let hasStoredBytesAttribute: Bool
+    private let windows: BackupWindows?
 
     /// `isPassedThrough`: the file of a mount whose server lets the kernel read and write the file behind it. `isPlainMemory`: a memory file, or one of a tmpfs,
     /// with no server before it.
-    public init(
+    public convenience init(
         _ descriptor: consuming OwnedDescriptor, isStableOnlyWhenSynced: Bool, isPassedThrough: Bool = false, isPlainMemory: Bool = false
     ) {
+        self.init(
+            descriptor, isStableOnlyWhenSynced: isStableOnlyWhenSynced, isPassedThrough: isPassedThrough, isPlainMemory: isPlainMemory,
+            windows: nil)
+    }
+
+    init(
+        _ descriptor: consuming OwnedDescriptor, isStableOnlyWhenSynced: Bool, isPassedThrough: Bool, isPlainMemory: Bool,
+        windows: BackupWindows?
+    ) {
+        self.windows = windows
         self.descriptor = descriptor
         self.isPassedThrough = isPassedThrough
         dropsWithoutServer = !isStableOnlyWhenSynced && (isPassedThrough || isPlainMemory)
@@ -132,6 +143,14 @@ public final class BackupFile: Sendable {
     @inline(__always)
     func write(_ pages: UnsafeRawBufferPointer, at offset: Int, writeback: Bool = false) -> Files.Written {
         Files.write(descriptor.number, pages, at: offset, isStableOnlyWhenSynced || writeback ? .dataSync : [])
+    }
+
+    /// Reads a run back as below, without a copy where the server has windows. Returns the block whose first pages it is; short reads are EIO.
+    func read(_ pages: Int, at offset: Int, _ staging: Staging) throws(Errno) -> Staging.Block {
+        let count = pages * basePageSize
+        if let windows, let block = try staging.readThroughWindow(of: windows, descriptor.number, at: offset, count: count) { return block }
+        guard try read(into: staging.pages(0..<pages), at: offset) == count else { throw .ioError }
+        return staging.block
     }
 
     /// Reads a run back (`ttm_backup_copy_page`); the pages stay.

@@ -24,6 +24,8 @@ public final class BackupDirectory: Backup {
     struct Directories: Sendable {
         var root: SharedDescriptor
         var objects: SharedDescriptor
+        /// nil if the server has none.
+        var windows: BackupWindows?
     }
 
     private struct IDs: ~Copyable {
@@ -57,7 +59,8 @@ public final class BackupDirectory: Backup {
             throw EngineError(
                 .unsuitableDirectory, "the backup directory \(path) can't hold objects/; make it writable, or name another", errno: error)
         }
-        directories = Monitor(Directories(root: root, objects: objects))
+        directories = Monitor(
+            Directories(root: root, objects: objects, windows: stats["windows"] == "yes" ? BackupWindows(root: root) : nil))
         let kind: FileSystem.Kind
         do throws(Errno) { kind = try FileSystem(of: root.number).kind } catch {
             throw EngineError(.unsuitableDirectory, "the backup directory \(path) does not tell its file system", errno: error)
@@ -82,6 +85,10 @@ public final class BackupDirectory: Backup {
         } else {
             features.append(Feature("passthrough", isAvailable: false, reason: "the backup is a plain directory, not a mounted backupfs"))
         }
+        if let windows = stats["windows"], stats["passthrough"] != "yes" {
+            let yes = windows == "yes"
+            features.append(Feature("windows", isAvailable: yes, reason: yes ? nil : windows.replacing("no: ", with: "")))
+        }
         features.append(
             Feature(
                 "direct_io", isAvailable: opensDirect,
@@ -103,7 +110,9 @@ public final class BackupDirectory: Backup {
                     let data = try Files.open(name + "/data", openFlags.union(.create), at: objects)
                     try Files.truncate(data.number, to: sizeBytes)
                     setHints(hints, data.number)
-                    return BackupFile(data, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted)
+                    return BackupFile(
+                        data, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted,
+                        windows: directories.windows)
                 } catch {
                     // Leave nothing half made; what can't be removed either is an orphan and counted as one.
                     try? Files.remove(name + "/data", at: objects)
@@ -132,7 +141,8 @@ public final class BackupDirectory: Backup {
             let file = try connected { (directories) throws(Errno) -> BackupFile in
                 let descriptor = try Files.open("\(id.rawValue)/data", openFlags, at: directories.objects.number)
                 return BackupFile(
-                    descriptor, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted)
+                    descriptor, isStableOnlyWhenSynced: !isMemory, isPassedThrough: isPassedThrough, isPlainMemory: !isMounted,
+                    windows: directories.windows)
             }
             files.withLock { $0.keep(file, of: id) }
             return file
@@ -183,10 +193,13 @@ public final class BackupDirectory: Backup {
     /// still away the path is a bare mount point, where nothing may be stored.
     @discardableResult
     public func reconnect() -> Bool {
-        guard isMounted, let root = try? Files.open(path, [.readOnly, .directory]), Self.readStats(root.number)["id_high_water"] != nil,
-            let objects = try? Files.open("objects", [.readOnly, .directory], at: root.number)
+        guard isMounted, let root = try? Files.open(path, [.readOnly, .directory]) else { return false }
+        let stats = Self.readStats(root.number)
+        guard stats["id_high_water"] != nil, let objects = try? Files.open("objects", [.readOnly, .directory], at: root.number)
         else { return false }
-        let new = Directories(root: SharedDescriptor(root), objects: SharedDescriptor(objects))
+        let shared = SharedDescriptor(root)
+        let new = Directories(
+            root: shared, objects: SharedDescriptor(objects), windows: stats["windows"] == "yes" ? BackupWindows(root: shared) : nil)
         directories.withLock { $0 = new }
         files.withLock { $0.forgetAll() }
         return true

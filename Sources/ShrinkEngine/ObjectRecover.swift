@@ -143,11 +143,11 @@ extension ReservedObject {
         _ window: Range<Int>, _ file: BackupFile, _ staging: Staging, _ claim: UInt64, _ room: inout RunRoom
     ) throws(RunError) {
         let offset = window.lowerBound * basePageSize
-        let length = window.count * basePageSize
+        let content: Staging.Block
         do throws(EngineError) { try at(.beforeCopyIn, window.lowerBound) } catch { throw .stop(error) }
         do throws(Errno) {
-            guard try file.read(into: staging.pages(0..<window.count), at: offset) == length else { throw Errno.ioError }
-            try requirePresence(window, file, staging)
+            content = try file.read(window.count, at: offset, staging)
+            try requirePresence(window, file, content)
         } catch {
             // Without a server no page can be had, and none of them is damaged.
             if error == .socketNotConnected || error == .connectionAbort {
@@ -155,7 +155,7 @@ extension ReservedObject {
             }
             throw .pages(damaged(window.lowerBound, error))
         }
-        try placing.withLock { (_) throws(RunError) in try copyIn(window, staging, claim) }
+        try placing.withLock { (_) throws(RunError) in try copyIn(window, content, staging, claim) }
         room.land(table.backedUpPages(in: window) * basePageSize)
         do throws(EngineError) {
             try at(.afterCopyIn, window.lowerBound)
@@ -164,27 +164,27 @@ extension ReservedObject {
     }
 
     /// A hole reads as zeros, and a page of zeros is never backed up: one that comes back as zeros must prove that it is there (else ENODATA).
-    private func requirePresence(_ window: Range<Int>, _ file: BackupFile, _ staging: Staging) throws(Errno) {
+    private func requirePresence(_ window: Range<Int>, _ file: BackupFile, _ content: Staging.Block) throws(Errno) {
         for page in window where table.isBackedUp(page) {
             let i = page - window.lowerBound
-            guard let base = staging.pages(i..<i + 1).baseAddress, isZero(base, basePageSize) else { continue }
+            guard let base = content.pages(i..<i + 1).baseAddress, isZero(base, basePageSize) else { continue }
             let offset = page * basePageSize
             guard try file.nextData(from: offset) == offset else { throw Errno.noData }
         }
     }
 
     /// Writes the backed-up pages of a window into the pool, run by run.
-    private func copyIn(_ window: Range<Int>, _ staging: Staging, _ claim: UInt64) throws(RunError) {
+    private func copyIn(_ window: Range<Int>, _ content: Staging.Block, _ staging: Staging, _ claim: UInt64) throws(RunError) {
         var page = window.lowerBound
         while page < window.upperBound {
             let end = min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), window.upperBound)
             let staged = page - window.lowerBound..<end - window.lowerBound
             do throws(Errno) {
-                try poolFile.write(staging.block, staged, at: poolOffset(page), .undoCopyIn(touch, claim, poolPages(page..<end)))
+                try poolFile.write(content, staged, at: poolOffset(page), .undoCopyIn(touch, claim, poolPages(page..<end)))
             } catch {
                 if error == .timedOut || error == .resourceBusy {
                     // The call may still read from the buffer.
-                    if error == .timedOut { staging.replace() }
+                    if error == .timedOut { staging.replace(content) }
                     throw .stop(.poolFile("bringing \(id) back failed", error))
                 }
                 // The words still say where the truth is; what came in would only be taken for a client's stray pages.
@@ -252,24 +252,26 @@ extension ReservedObject {
             let last = (offset + buffer.count - 1) / basePageSize
             while end <= last, end - page < EngineLimits.runPages, table.isBackedUp(end) == backedUp { end += 1 }
             let run = page..<end
-            let staged = staging.pages(0..<run.count)
+            var content = staging.block
             if backedUp {
                 let open: BackupFile
                 if let file { open = file } else { open = try backup.open(id) }
                 file = open
                 do throws(Errno) {
-                    guard try open.read(into: staged, at: page * basePageSize) == staged.count else { throw Errno.ioError }
-                    try requirePresence(run, open, staging)
+                    content = try open.read(run.count, at: page * basePageSize, staging)
+                    try requirePresence(run, open, content)
                 } catch {
                     throw damaged(error == .noData ? firstLost(run, open) : page, error)
                 }
             } else {
+                let staged = content.pages(0..<run.count)
                 do throws(Errno) {
                     guard try Files.read(poolFile.number, into: staged, at: poolOffset(page)) == staged.count else { throw Errno.ioError }
                 } catch {
                     throw EngineError(.system, "reading pages of \(id) from the pool failed", errno: error)
                 }
             }
+            let staged = content.pages(0..<run.count)
             let take = min(buffer.count - done, staged.count - inPage)
             UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + take]).copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: staged[inPage..<inPage + take]))

@@ -10,12 +10,17 @@ final class Staging: @unchecked Sendable {
     /// What a call reads or writes; one that is stuck keeps it.
     final class Block: @unchecked Sendable {
         // Sendable: whoever has it passes it on, and touches it no more.
-        private let memory: TransferMemory
+        private let memory: AnyObject
         private let base: UnsafeMutableRawPointer
 
         fileprivate init(_ memory: TransferMemory, _ index: Int) {
             self.memory = memory
             base = memory.base + index * Staging.byteCount
+        }
+
+        fileprivate init(_ window: BackupWindow) {
+            memory = window
+            base = window.base
         }
 
         @inline(__always)
@@ -44,8 +49,47 @@ final class Staging: @unchecked Sendable {
     @inline(__always)
     func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer { block.pages(range) }
 
-    /// The buffer is left to a call that is stuck. Without memory for another one the program can't go on copying.
-    func replace() {
+    /// A window of the server from which pages came back last; opened at the first need.
+    private var window: (of: BackupWindows, held: (window: BackupWindow, block: Block)?)?
+    /// Where none could be had, for want of memory or of descriptors, it is not asked for with every run.
+    private var nextTry = MonotonicTime(nanoseconds: 0)
+    private static let retryMilliseconds: UInt64 = 5000
+
+    /// Reads pages of an object through a window of its server; nil if that can't be: then they are read into the buffer.
+    func readThroughWindow(of windows: BackupWindows, _ file: CInt, at offset: Int, count: Int) throws(Errno) -> Block? {
+        guard let held = heldWindow(of: windows) else { return nil }
+        do throws(Errno) {
+            return try Files.copyRange(from: file, at: offset, to: held.window.file.number, at: 0, count: count) == count ? held.block : nil
+        } catch {
+            switch error {
+            case .staleNFSFileHandle:
+                // Another server serves the mount now; it has windows of its own.
+                window = nil
+                return nil
+            case .socketNotConnected, .connectionAbort:
+                // The server may still be writing into it.
+                window = nil
+            default: break
+            }
+            throw error
+        }
+    }
+
+    private func heldWindow(of windows: BackupWindows) -> (window: BackupWindow, block: Block)? {
+        if let window, window.of === windows, let held = window.held { return held }
+        if window?.of === windows, MonotonicTime.now() < nextTry { return nil }
+        let held = windows.open().map { (window: $0, block: Block($0)) }
+        window = (windows, held)
+        if held == nil { nextTry = MonotonicTime.now().advanced(milliseconds: Self.retryMilliseconds) }
+        return held
+    }
+
+    /// The block is left to a call that is stuck. Without memory for another one the program can't go on copying.
+    func replace(_ stuck: Block) {
+        if let block = window?.held?.block, block === stuck {
+            window = nil
+            return
+        }
         guard let memory = try? TransferMemory(count: Self.byteCount) else { fatalError("no memory for a copy buffer of 1 MiB") }
         block = Block(memory, 0)
     }

@@ -77,6 +77,14 @@ public enum Files {
         return Written(bytes: done, error: nil)
     }
 
+    /// Has the kernel, or the file server of both, copy from one file into another; may copy less than asked. The corresponding C function is
+    /// `copy_file_range`.
+    public static func copyRange(from source: CInt, at offset: Int, to target: CInt, at targetOffset: Int, count: Int) throws(Errno) -> Int
+    {
+        var (from, to) = (off_t(offset), off_t(targetOffset))
+        return try retrying { copy_file_range(source, &from, target, &to, count, 0) }
+    }
+
     /// Frees a byte range; it reads as zeros afterwards. The corresponding C function is `fallocate(PUNCH_HOLE|KEEP_SIZE)`.
     public static func punch(_ fd: CInt, at offset: Int, length: Int) throws(Errno) {
         try retrying { shl_fallocate(fd, SHL_PUNCH_HOLE.rawInt, offset, length) }

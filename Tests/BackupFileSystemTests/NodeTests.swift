@@ -9,7 +9,7 @@ import Testing
     @Test func everyNodeHasItsOwnNumberAndComesBackFromIt() throws {
         let ids = [1, 2, 77, UInt32.max - 1, .max].compactMap { StoredObjectID(rawValue: $0) }
         let indices = [0, 1, StoredPageIndex.limit - 1].compactMap { StoredPageIndex(rawValue: $0) }
-        var nodes: [Node] = [.root, .stats, .objects]
+        var nodes: [Node] = [.root, .stats, .objects] + (0..<TransferWindows.limit).map { .window($0) }
         for id in ids {
             nodes += [.object(id), .data(id), .content(id), .info(id), .pages(id)]
             nodes += indices.map { .page(id, $0) }

@@ -60,6 +60,31 @@ import Testing
         }
     }
 
+    /// A window dies with the server that made it, and says so; the next one has windows of its own.
+    @Test func windowsOfADeadServerAreStaleAndNewOnesHoldTheRightBytes() throws {
+        let scratch = try ScratchDirectory()
+        let started = scratch.file("started")
+        try resumable(.packed) { server in
+            try shell("mkdir \(server.file("objects/1"))")
+            let reader = try ChildProcess(
+                "/usr/bin/python3", ["-c", Self.windowProgram, server.file(""), "1", started], environment: ["PATH=/usr/bin:/bin"])
+            let deadline = MonotonicTime.now().advanced(milliseconds: 60_000)
+            while (try? Files.status(of: started)) == nil, MonotonicTime.now() < deadline { usleep(10_000) }
+            var generator = SeededGenerator(seed: testSeed("window crashes"))
+            for _ in 0..<10 {
+                usleep(UInt32.random(in: 20_000...120_000, using: &generator))  // Any moment will do: that is the point.
+                try server.kill()
+                try server.startAgain()
+            }
+            reader.signal(SIGTERM)
+            #expect(try reader.wait(timeoutMilliseconds: 20_000) == .exited(0))
+            // None is left registered but what was being opened at a crash.
+            let open = try runProgram("/bin/grep", ["open.windows", server.file("stats")]).output
+            #expect(open == "open.windows: 0\n")
+            #expect(try server.stop() == .exited(0))
+        }
+    }
+
     @Test func anAbortedMountIsLeftBehindAndMadeAnew() throws {
         try resumable { server in
             try shell("mkdir \(server.file("objects/1"))")
@@ -159,6 +184,47 @@ import Testing
                 if os.pread(other, 4096, at) != page: sys.exit(3)
                 os.close(other)
             n += 1
+        """
+
+    /// Writes pages, has ranges copied into a window and compares, until SIGTERM; a file tells that it has begun. Says 9 unless it met a stale window.
+    private static let windowProgram = """
+        import errno, mmap, os, random, signal, sys
+        stop = []
+        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        root = sys.argv[1]
+        data = os.open(root + "objects/1/data", os.O_RDWR)
+        random.seed(int(sys.argv[2]))
+        pages = [os.urandom(64) * 64 for _ in range(512)]
+        for i, page in enumerate(pages): os.pwrite(data, page, i * 4096)
+        def open_window():
+            for n in range(64):
+                try: fd = os.open(root + ".window-%d" % n, os.O_RDWR)
+                except OSError as e:
+                    if e.errno != errno.EBUSY: raise
+                    continue
+                return fd, mmap.mmap(fd, 1 << 20)
+            sys.exit(4)
+        window, memory = open_window()
+        stale = 0
+        while not stop:
+            i = random.randrange(512)
+            pages[i] = os.urandom(64) * 64
+            os.pwrite(data, pages[i], i * 4096)
+            first = random.randrange(256)
+            count = random.randrange(1, 257)
+            try: n = os.copy_file_range(data, window, count * 4096, first * 4096, 0)
+            except OSError as e:
+                if e.errno != errno.ESTALE: sys.exit(2)
+                stale += 1
+                memory.close()
+                os.close(window)
+                window, memory = open_window()
+                continue
+            if n != count * 4096 or memory[:n] != b"".join(pages[first:first + count]): sys.exit(3)
+            open(sys.argv[3], "w").close()
+        memory.close()
+        os.close(window)
+        sys.exit(0 if stale else 9)
         """
 
     /// Makes objects with ever new ids, fills, empties and removes them, until SIGTERM. Any error ends it with a trace.
