@@ -9,7 +9,7 @@ import Testing
 /// Writers, readers, punches, the cleaner and moves between tiers on one object at once: a page read is one version, whole.
 @Suite struct PackedConcurrencyTests {
     /// A page that tells which one it is, which version, and whether it is whole.
-    private static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
+    static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
         for i in 0..<512 {
             let noise = (version ^ UInt64(page)) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(i) &* (version | 1)
             bytes.storeBytes(
@@ -18,7 +18,7 @@ import Testing
         }
     }
 
-    private static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
+    static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
         if isZero(bytes, basePageSize) { return true }
         guard bytes.load(as: UInt64.self) == UInt64(page) else { return false }
         make(scratch, page: page, version: bytes.load(fromByteOffset: 8, as: UInt64.self))

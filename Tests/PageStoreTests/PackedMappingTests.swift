@@ -174,6 +174,76 @@ import Testing
         store.close()
     }
 
+    /// Threads as a server has them, which read while somebody cuts all segments short again and again and a writer makes good.
+    @Test(arguments: [nil, "within_size"]) func segmentsCutShortUnderReadersAreErrorsAndNothingElse(_ huge: String?) throws {
+        guard let memory = try Self.memory(huge) else { return }
+        let seed = testSeed("packed cut under readers")
+        let store = try PackedStore(directories: [memory.path], options: Self.options())
+        let object = try store.create(Self.id)
+        let pages = 512
+        let run = UnsafeMutableRawPointer.allocate(byteCount: 16 * basePageSize, alignment: 4096)
+        defer { run.deallocate() }
+        var generator = SeededGenerator(seed: seed)
+        func write(_ first: Int) throws {
+            let version = generator.next() | 1
+            for i in 0..<16 { PackedConcurrencyTests.make(run + i * basePageSize, page: first + i, version: version) }
+            let buffer = UnsafeRawBufferPointer(start: run, count: 16 * basePageSize)
+            #expect(try object.write(buffer, at: first * basePageSize, .buffered) == buffer.count)
+        }
+        for first in stride(from: 0, to: pages, by: 16) { try write(first) }
+        let isOver = Atomic<Bool>(false)
+        let right = Atomic<Int>(0)
+        let errors = Atomic<Int>(0)
+        let wrong = Mutex<[String]>([])
+        let directory = try Files.open(memory.path + "/segments", [.readOnly, .directory])
+        try withThreads(3) { number in
+            var generator = SeededGenerator(seed: seed &+ UInt64(number) &+ 1)
+            let bytes = UnsafeMutableRawPointer.allocate(byteCount: 2 * basePageSize, alignment: 4096)
+            defer { bytes.deallocate() }
+            while !isOver.load(ordering: .relaxed) {
+                let page = Int(generator.next() % UInt64(pages))
+                do throws(Errno) {
+                    _ = try object.read(into: UnsafeMutableRawBufferPointer(start: bytes, count: basePageSize), at: page * basePageSize)
+                    let isZeros = isZero(bytes, basePageSize)
+                    if isZeros || !PackedConcurrencyTests.isWhole(bytes, page: page, bytes + basePageSize) {
+                        wrong.withLock { $0.append("page \(page) is \(isZeros ? "zeros" : "torn")") }
+                    }
+                    right.add(1, ordering: .relaxed)
+                } catch {
+                    if error != .ioError { wrong.withLock { $0.append("\(error)") } }
+                    errors.add(1, ordering: .relaxed)
+                }
+            }
+        } while: {
+            defer { isOver.store(true, ordering: .relaxed) }
+            let deadline = MonotonicTime.now().advanced(milliseconds: 60_000)
+            var round = 0
+            while round < 40 || errors.load(ordering: .relaxed) < 100 || right.load(ordering: .relaxed) < 1000,
+                MonotonicTime.now() < deadline
+            {
+                round += 1
+                var names: [String] = []
+                try Files.forEachName(in: directory.number) { names.append($0) }
+                for name in names {
+                    guard let file = try? Files.open(name, .readWrite, at: directory.number) else { continue }
+                    let bytes = try Files.status(file.number).sizeBytes
+                    try Files.truncate(file.number, to: Int(generator.next() % UInt64(bytes + 1)))
+                }
+                for first in stride(from: 0, to: pages, by: 16) where generator.next() % 4 != 0 { try write(first) }
+            }
+        }
+        #expect(errors.load(ordering: .relaxed) >= 100 && right.load(ordering: .relaxed) >= 1000)
+        let found = wrong.withLock { $0 }
+        #expect(found.isEmpty, "seed \(seed): \(found.prefix(5))")
+        store.close()
+    }
+
+    private func withThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void, while work: () throws -> Void) throws {
+        let threads = try (0..<count).map { number in try DedicatedThread("reader\(number)") { body(number) } }
+        defer { for thread in threads { thread.join() } }
+        try work()
+    }
+
     /// A mapping that somebody else's writes don't show in: what is read is what the file has.
     @Test func whereAMappingShowsOtherBytesTheFileHasTheLastWord() throws {
         guard let memory = try Self.memory() else { return }
