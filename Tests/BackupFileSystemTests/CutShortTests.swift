@@ -16,7 +16,7 @@ import Testing
                 let found = try read(data, at: index * page, count: page)
                 if found != pattern.page(index, zeroEvery: 0) { Issue.record("page \(index) is not as written") }
             } catch {
-                #expect(error as? Errno == .ioError)
+                try #require(error as? Errno == .ioError, "\(error)")
                 errors += 1
             }
         }

@@ -244,6 +244,41 @@ import Testing
         try work()
     }
 
+    /// The segment dies between the reader's look at it and its mapping: nobody else would take that out of use again.
+    @Test func aSegmentThatDiesWhileItIsBeingMappedLeavesNoMappingBehind() throws {
+        guard let memory = try Self.memory() else { return }
+        let waiting = Waiting()
+        var options = Self.options()
+        options.beforeMapping = { waiting.take()?() }
+        let store = try PackedStore(directories: [memory.path], options: options)
+        let object = try store.create(Self.id)
+        try Self.fill(object, 0..<Self.pages)
+        let number = store.core.geometry.segment(of: object.index.pointee.entry(0).location)
+        waiting.put { try? object.setSize(0) }
+        store.core.pool.withContext { _ in
+            #expect(store.core.table.slot(number).state == .sealed)
+            _ = store.core.table.mapped(number, 0..<64)
+            #expect(store.core.table.slot(number).state == .retired)
+            #expect(AtomicMemory.load(store.core.table.slot(number).mapping) == SegmentMapping.notYet)
+        }
+        store.core.table.grace.collect()
+        #expect(store.core.table.slot(number).state == .free)
+        #expect(try Self.mappings(of: memory.path).count == 0 && Self.fact(store, "mapped_segments") == "0")
+        store.close()
+    }
+
+    /// What is to be done once.
+    private final class Waiting: Sendable {
+        private let action = Mutex<(@Sendable () -> Void)?>(nil)
+        func put(_ new: @escaping @Sendable () -> Void) { action.withLock { $0 = new } }
+        func take() -> (@Sendable () -> Void)? {
+            action.withLock { action in
+                defer { action = nil }
+                return action
+            }
+        }
+    }
+
     /// A mapping that somebody else's writes don't show in: what is read is what the file has.
     @Test func whereAMappingShowsOtherBytesTheFileHasTheLastWord() throws {
         guard let memory = try Self.memory() else { return }

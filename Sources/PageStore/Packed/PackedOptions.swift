@@ -25,6 +25,8 @@ public struct PackedOptions: Sendable {
     public var report: @Sendable (String) -> Void = { _ in }
     /// Called by whoever is about to compress a block of that object, without anything but what it holds while compressing; for tests.
     var beforeCompressing: (@Sendable (UInt32) -> Void)?
+    /// Called by whoever has just mapped a segment and is about to let others have the mapping; for tests.
+    var beforeMapping: (@Sendable () -> Void)?
 
     public init() {}
 }

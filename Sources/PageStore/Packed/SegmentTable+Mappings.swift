@@ -28,6 +28,7 @@ extension SegmentTable {
             install(SegmentMapping.noneToBeHad, number, tier: tier)
             return nil
         }
+        if let beforeMapping { beforeMapping() }
         mappings.add(1, ordering: .relaxed)
         guard install(mapping.word, number, tier: tier) else {
             mappings.subtract(1, ordering: .relaxed)

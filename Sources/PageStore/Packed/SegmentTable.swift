@@ -105,6 +105,7 @@ final class SegmentTable: @unchecked Sendable {
     private let openDescriptors = Atomic<Int>(0)
     private let descriptorLimit: Int
     let mappingLimit: Int
+    let beforeMapping: (@Sendable () -> Void)?
     // Set once, before the first worker.
     nonisolated(unsafe) private(set) var grace: Grace
 
@@ -115,14 +116,16 @@ final class SegmentTable: @unchecked Sendable {
         var hand = 0
     }
 
-    init(geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int, mappingLimit: Int)
-        throws(Errno)
-    {
+    init(
+        geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int, mappingLimit: Int,
+        beforeMapping: (@Sendable () -> Void)?
+    ) throws(Errno) {
         self.geometry = geometry
         self.identity = identity
         self.tiers = tiers
         self.descriptorLimit = descriptorLimit
         self.mappingLimit = mappingLimit
+        self.beforeMapping = beforeMapping
         arena = try MappedMemory(anonymous: geometry.segmentLimit * 64, populated: false)
         grace = Grace(pins: pins, recycled: { _ in })
         grace = Grace(pins: pins, recycled: { [unowned self] in self.recycle($0) })
