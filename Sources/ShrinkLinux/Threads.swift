@@ -4,7 +4,7 @@ public import SystemPackage
 
 /// A thread of our own, for work that blocks. Never the cooperative pool.
 ///
-/// All signals are blocked in it, so that only the program's signal handling sees them.
+/// All signals are blocked in it, so that only the program's signal handling sees them; all but SIGBUS, which is the thread's own (`GuardedMapping`).
 public final class DedicatedThread: Sendable {
     private let thread: pthread_t
     // pthread_t is an integer on Linux.
@@ -33,7 +33,7 @@ public final class DedicatedThread: Sendable {
             &thread, &attributes,
             { argument in
                 let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
-                _ = shl_block_all_signals()
+                _ = shl_block_signals_but_faults()
                 _ = shl_name_this_thread(start.name)
                 start.body()
                 return nil

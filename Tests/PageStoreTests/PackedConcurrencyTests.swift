@@ -9,7 +9,7 @@ import Testing
 /// Writers, readers, punches, the cleaner and moves between tiers on one object at once: a page read is one version, whole.
 @Suite struct PackedConcurrencyTests {
     /// A page that tells which one it is, which version, and whether it is whole.
-    private static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
+    static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
         for i in 0..<512 {
             let noise = (version ^ UInt64(page)) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(i) &* (version | 1)
             bytes.storeBytes(
@@ -18,7 +18,7 @@ import Testing
         }
     }
 
-    private static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
+    static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
         if isZero(bytes, basePageSize) { return true }
         guard bytes.load(as: UInt64.self) == UInt64(page) else { return false }
         make(scratch, page: page, version: bytes.load(fromByteOffset: 8, as: UInt64.self))
@@ -32,17 +32,24 @@ import Testing
         let wrong = Mutex<[String]>([])
         let isOver = Atomic<Bool>(false)
         let readPages = Atomic<Int>(0)
+        let sawMappings = Atomic<Bool>(false)
     }
 
-    @Test func everyPageReadIsOneVersionWhole() throws {
+    /// In memory segments are mapped for the readers.
+    @Test(arguments: [false, true]) func everyPageReadIsOneVersionWhole(_ inMemory: Bool) throws {
         let seed = testSeed("packed concurrency")
-        let first = try ScratchDirectory()
+        if inMemory, !Machine.isRoot {
+            return Machine.lacks("root", so: "no tmpfs of a test's own: readers of mapped segments are not tested")
+        }
+        let memory = inMemory ? try ScratchMemoryFileSystem(sizeBytes: 256 << 20) : nil
+        let disk = try ScratchDirectory()
+        let firstPath = memory?.path ?? disk.path
         let second = try ScratchDirectory()
         var options = PackedOptions()
         options.segmentBytes = 1 << 20
         options.runsInBackground = false
         options.ageSeconds = 0
-        let store = try PackedStore(directories: [first.path, second.path], options: options)
+        let store = try PackedStore(directories: [firstPath, second.path], options: options)
         let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
         let pages = 600
         try object.setSize(pages * basePageSize)
@@ -93,6 +100,7 @@ import Testing
                         shared.wrong.withLock { $0.append("page \(start + i) is torn") }
                     }
                     shared.readPages.add(count, ordering: .relaxed)
+                    if store.core.table.mappings.load(ordering: .relaxed) > 0 { shared.sawMappings.store(true, ordering: .relaxed) }
                 }, rounds: nil),
             try thread(12, { _, _ in _ = store.cleaner.cleanOne(urgent: true) }, rounds: nil),
             try thread(
@@ -112,9 +120,82 @@ import Testing
         #expect(
             store.core.counters.cleanedSegments.load(ordering: .relaxed) > 0
                 && store.core.counters.movedSegments.load(ordering: .relaxed) > 0)
+        // No mapping showed another segment than the one that was asked for, and none outlives its own.
+        #expect(shared.sawMappings.load(ordering: .relaxed) == inMemory)
+        #expect(store.core.counters.mappingRereads.load(ordering: .relaxed) == 0)
+        #expect(try Self.staleMappings(store, firstPath).isEmpty)
         // What lives is what the index says, whoever moved it.
         #expect((0..<store.core.table.numberLimit).reduce(0) { $0 + store.core.table.slot($1).liveBytes } == object.attributes.storedBytes)
         #expect(try object.pages(from: StoredPageIndex(rawValue: 0)!, limit: pages).count == object.attributes.pageCount)
+    }
+
+    /// Mappings of segments that are gone, when nobody reads any more.
+    private static func staleMappings(_ store: PackedStore, _ path: String) throws -> [Substring] {
+        store.core.table.grace.collect()
+        let maps = String(decoding: try Files.contents(of: "/proc/self/maps", limit: 64 << 20), as: UTF8.self)
+        return maps.split(separator: "\n").filter { $0.contains(path + "/segments/") && $0.hasSuffix("(deleted)") }
+    }
+
+    /// Segments die and their numbers are taken again as fast as a writer can, while others read them where they lie.
+    @Test func aNumberUsedAgainNeverShowsTheSegmentThatHadIt() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: numbers used again are not tested") }
+        let seed = testSeed("packed numbers")
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 512 << 20)
+        var options = PackedOptions()
+        options.segmentBytes = 1 << 20
+        options.runsInBackground = false
+        options.memoryFloorBytes = 0
+        // Some go before their segments do.
+        options.mappedBytesLimit = 4 << 20
+        let store = try PackedStore(directories: [memory.path], options: options)
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        let pages = 1024
+        try object.setSize(pages * basePageSize)
+        let shared = Shared()
+        let readers = try (0..<3).map { number in
+            try DedicatedThread("reader\(number)") {
+                var generator = SeededGenerator(seed: seed &+ UInt64(number))
+                let memory = UnsafeMutableRawPointer.allocate(byteCount: 33 * basePageSize, alignment: 4096)
+                defer { memory.deallocate() }
+                while !shared.isOver.load(ordering: .relaxed) {
+                    let start = Int(generator.next() % UInt64(pages - 32))
+                    let buffer = UnsafeMutableRawBufferPointer(start: memory, count: 32 * basePageSize)
+                    do throws(Errno) { _ = try object.read(into: buffer, at: start * basePageSize) } catch {
+                        shared.wrong.withLock { $0.append("\(error)") }
+                    }
+                    for i in 0..<32 where !Self.isWhole(memory + i * basePageSize, page: start + i, memory + 32 * basePageSize) {
+                        shared.wrong.withLock { $0.append("page \(start + i) is torn") }
+                    }
+                }
+            }
+        }
+        let cleaner = try DedicatedThread("cleaner") {
+            while !shared.isOver.load(ordering: .relaxed) { _ = store.cleaner.cleanOne(urgent: true) }
+        }
+        // What is appended fills segments of a mebibyte; numbers that were taken once more make the difference.
+        var generator = SeededGenerator(seed: seed &- 1)
+        let run = UnsafeMutableRawPointer.allocate(byteCount: 64 * basePageSize, alignment: 4096)
+        defer { run.deallocate() }
+        var written = 0
+        let deadline = MonotonicTime.now().advanced(milliseconds: 120_000)
+        while written / options.segmentBytes < store.core.table.numberLimit + 60, MonotonicTime.now() < deadline {
+            let start = Int(generator.next() % UInt64(pages - 64))
+            let version = generator.next() | 1
+            for i in 0..<64 { Self.make(run + i * basePageSize, page: start + i, version: version) }
+            let buffer = UnsafeRawBufferPointer(start: run, count: 64 * basePageSize)
+            #expect(try object.write(buffer, at: start * basePageSize, .buffered) == buffer.count)
+            // At least a third of each page does not compress.
+            written += buffer.count / 3
+        }
+        shared.isOver.store(true, ordering: .relaxed)
+        for thread in readers + [cleaner] { thread.join() }
+        #expect(written / options.segmentBytes >= store.core.table.numberLimit + 60, "numbers were not used again")
+        let wrong = shared.wrong.withLock { $0 }
+        #expect(wrong.isEmpty, "seed \(seed): \(wrong.prefix(5))")
+        #expect(store.core.counters.mappingRereads.load(ordering: .relaxed) == 0)
+        #expect(store.core.counters.checksumErrors.load(ordering: .relaxed) == 0)
+        #expect(try Self.staleMappings(store, memory.path).isEmpty)
+        store.close()
     }
 
     @Test func writesToPartsOfOnePageLoseNothing() throws {

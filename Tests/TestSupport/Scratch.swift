@@ -30,11 +30,14 @@ public final class ScratchMemoryFileSystem: Sendable {
     public let path: String
     private let directory: ScratchDirectory
 
-    public init(sizeBytes: Int) throws {
+    /// `options`: further ones of tmpfs(5).
+    public init(sizeBytes: Int, options: String? = nil) throws {
         directory = try ScratchDirectory()
         path = directory.file("tmpfs")
         try Files.makeDirectory(path)
-        try Mounts.mount("shrinkd-test", on: path, type: "tmpfs", [.noSetUserID, .noDevices], options: "size=\(sizeBytes),mode=700")
+        try Mounts.mount(
+            "shrinkd-test", on: path, type: "tmpfs", [.noSetUserID, .noDevices],
+            options: "size=\(sizeBytes),mode=700" + (options.map { "," + $0 } ?? ""))
     }
 
     deinit { try? Mounts.detach(path) }

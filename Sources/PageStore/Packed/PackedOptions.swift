@@ -16,6 +16,9 @@ public struct PackedOptions: Sendable {
     public var memoryFloorBytes: UInt64 = 64 << 20
     /// Objects whose index is mapped at once, those in use apart; also limited by the process's open files.
     public var mappedObjectLimit = 16384
+    /// Segments of a memory tier that are mapped for reading at once, in bytes of address space: page tables take a 512th of it where the tier's pages are
+    /// small.
+    var mappedBytesLimit = 4 << 30
     /// Runs the cleaner and the ageing of segments on threads of the store. Off only for tests that call them.
     public var runsInBackground = true
     /// Gets lines for the log: damage, a tier that fails, what was dropped.
