@@ -2,14 +2,15 @@ import PageStore
 import ShrinkLinux
 import SystemPackage
 
-/// Windows: memory files of the mount, by number, into which the daemon has pages copied instead of reading them.
+/// Windows: memory files of the mount, by number, into which the daemon has pages copied instead of reading them, and from which instead of writing
+/// them.
 ///
 /// The daemon opens one and maps it. The file is passed through, so what it maps are the very pages that the server has: copy_file_range(2) from an
-/// object into a window is answered by decompressing into them, and nothing is copied through the FUSE device. Each belongs to the one open file that
-/// made it; when that is closed it is gone.
+/// object into a window is answered by decompressing into them, the other way round by compressing out of them, and nothing is copied through the
+/// FUSE device. Each belongs to the one open file that made it; when that is closed it is gone.
 final class TransferWindows: Sendable {
     /// As many as a daemon's threads will ever need.
-    static let limit = 64
+    static let limit = 16
     static let sizeBytes = Worker.maxTransferBytes
 
     /// One open window.
@@ -57,15 +58,16 @@ final class TransferWindows: Sendable {
         }
     }
 
-    /// Has up to `count` bytes put into a window at an offset; returns how many that were. ESTALE if a server made it that is gone.
-    func fill(
-        _ number: Int, handle: UInt64, at offset: Int, count: Int, from read: (UnsafeMutableRawBufferPointer) throws(Errno) -> Int
+    /// Hands over up to `count` bytes of a window from an offset on, and returns how many were put there or taken. ESTALE if a server made it
+    /// that is gone.
+    func with(
+        _ number: Int, handle: UInt64, at offset: Int, count: Int, _ body: (UnsafeMutableRawBufferPointer) throws(Errno) -> Int
     ) throws(Errno) -> Int {
         guard let window = state.withLock({ $0.windows[number] }), window.handle == handle else { throw .staleNFSFileHandle }
         guard offset >= 0, offset < Self.sizeBytes else { throw .fileTooLarge }
         let bytes = UnsafeMutableRawBufferPointer(
             rebasing: window.memory.bytes[offset..<offset + min(count, Self.sizeBytes - offset)])
-        return try read(bytes)
+        return try body(bytes)
     }
 
     var openCount: Int { state.withLock { $0.windows.count } }
@@ -102,7 +104,7 @@ extension BackupTree {
         if !Worker.current.value.isResent { passthrough.close(.window(number)) }
     }
 
-    /// copy_file_range(2): from an object into a window. Anything else the kernel does by itself when it is told EOPNOTSUPP.
+    /// copy_file_range(2): from an object into a window or the other way round. Anything else the kernel does by itself when it is told EOPNOTSUPP.
     func copyRange(
         _ reply: consuming Reply, _ source: Node?, at offset: Int, openedAs handle: UInt64, to target: Node?, at targetOffset: Int,
         openedAs targetHandle: UInt64, count: Int
@@ -111,12 +113,16 @@ extension BackupTree {
         let copied: Int
         do throws(Errno) {
             guard let source, let target else { throw .staleNFSFileHandle }
-            guard case .window(let number) = target else { return reply.fail(.notSupported) }
-            switch source {
-            case .data(let id), .content(let id):
+            switch (source, target) {
+            case (.data(let id), .window(let number)), (.content(let id), .window(let number)):
                 let object = try object(id, openedAs: handle)
-                copied = try windows.fill(number, handle: targetHandle, at: targetOffset, count: count) { (bytes) throws(Errno) in
+                copied = try windows.with(number, handle: targetHandle, at: targetOffset, count: count) { (bytes) throws(Errno) in
                     try object.read(into: bytes, at: offset)
+                }
+            case (.window(let number), .data(let id)):
+                let object = try object(id, openedAs: targetHandle)
+                copied = try windows.with(number, handle: handle, at: offset, count: count) { (bytes) throws(Errno) in
+                    try object.write(UnsafeRawBufferPointer(bytes), at: targetOffset, .buffered)
                 }
             default: return reply.fail(.notSupported)
             }

@@ -39,6 +39,9 @@ public protocol Backup: AnyObject, Sendable {
     /// The device under it, if that may sleep.
     var power: (any PowerGate)? { get }
 
+    /// Windows of its server; nil if it has none.
+    var windows: BackupWindows? { get }
+
     /// Ids that lie in the backup.
     func objects() throws(EngineError) -> [ObjectID]
 
@@ -55,6 +58,7 @@ extension Backup {
 
 extension Backup {
     public var makesHolesOfZeros: Bool { false }
+    public var windows: BackupWindows? { nil }
     public var location: String { "" }
 
     public func nextID(above floor: ObjectID) throws(EngineError) -> ObjectID {
@@ -145,10 +149,47 @@ public final class BackupFile: Sendable {
         Files.write(descriptor.number, pages, at: offset, isStableOnlyWhenSynced || writeback ? .dataSync : [])
     }
 
+    /// Where a run is to be put before it is written: where the server takes it from, if it has windows.
+    func blockToWrite(_ staging: Staging, writeback: Bool) -> Staging.Block {
+        guard let windows, !writeback, !isStableOnlyWhenSynced else { return staging.block }
+        return staging.windowBlock(of: windows) ?? staging.block
+    }
+
+    /// Stores pages of a block as above.
+    func write(_ block: Staging.Block, _ pages: Range<Int>, at offset: Int, writeback: Bool, _ staging: Staging) -> Files.Written {
+        let bytes = UnsafeRawBufferPointer(block.pages(pages))
+        guard let window = block.window, !writeback, !isStableOnlyWhenSynced else { return write(bytes, at: offset, writeback: writeback) }
+        var done = 0
+        while done < bytes.count {
+            do throws(Errno) {
+                let n = try Files.copyRange(
+                    from: window.file.number, at: pages.lowerBound * basePageSize + done, to: descriptor.number, at: offset + done,
+                    count: bytes.count - done)
+                if n == 0 { return Files.Written(bytes: done, error: .noSpace) }
+                done += n
+            } catch {
+                staging.noteWindowError(error)
+                guard error == .staleNFSFileHandle else { return Files.Written(bytes: done, error: error) }
+                // The pages are still ours: the next server gets them the ordinary way.
+                let rest = write(UnsafeRawBufferPointer(rebasing: bytes[done...]), at: offset + done)
+                return Files.Written(bytes: done + rest.bytes, error: rest.error)
+            }
+        }
+        return Files.Written(bytes: done, error: nil)
+    }
+
     /// Reads a run back as below, without a copy where the server has windows. Returns the block whose first pages it is; short reads are EIO.
     func read(_ pages: Int, at offset: Int, _ staging: Staging) throws(Errno) -> Staging.Block {
         let count = pages * basePageSize
-        if let windows, let block = try staging.readThroughWindow(of: windows, descriptor.number, at: offset, count: count) { return block }
+        if let windows, let block = staging.windowBlock(of: windows), let window = block.window {
+            do throws(Errno) {
+                let n = try Files.copyRange(from: descriptor.number, at: offset, to: window.file.number, at: 0, count: count)
+                if n == count { return block }
+            } catch {
+                staging.noteWindowError(error)
+                if error != .staleNFSFileHandle { throw error }
+            }
+        }
         guard try read(into: staging.pages(0..<pages), at: offset) == count else { throw .ioError }
         return staging.block
     }

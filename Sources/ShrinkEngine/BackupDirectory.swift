@@ -98,6 +98,8 @@ public final class BackupDirectory: Backup {
         if !isMounted { try reserveIDs(upTo: first + 1) }
     }
 
+    public var windows: BackupWindows? { directories.withLock { $0.windows } }
+
     // MARK: Objects
 
     public func create(_ id: ObjectID, sizeBytes: Int, hints: BackupHints) throws(EngineError) {

@@ -1,16 +1,16 @@
 import ShrinkLinux
 import SystemPackage
 
-/// Where a mounted backupfs offers windows: memory files that its server decompresses into and the engine has mapped, so that pages that come back
+/// Where a mounted backupfs offers windows: memory files that its server decompresses into and the engine has mapped, and compresses out of, so that pages
 /// are not copied through the FUSE device.
 ///
 /// One for each connection to a server: windows of one that is gone are useless, and known by it.
-final class BackupWindows: Sendable {
+public final class BackupWindows: Sendable {
     private let root: SharedDescriptor
     private let next = Monitor(0)
 
     /// More than there are threads that copy.
-    private static let limit = 64
+    private static let limit = 16
 
     init(root: SharedDescriptor) { self.root = root }
 
@@ -44,6 +44,8 @@ final class BackupWindow: @unchecked Sendable {
     fileprivate init(_ file: consuming OwnedDescriptor) throws(Errno) {
         guard try Files.status(file.number).sizeBytes >= Self.sizeBytes else { throw .invalidArgument }
         memory = try MappedMemory(sharing: file.number, count: Self.sizeBytes)
+        // Entered now: while memory is short nothing is to be allocated for it.
+        for offset in stride(from: 0, to: Self.sizeBytes, by: basePageSize) { readByte(memory.base + offset) }
         self.file = file
     }
 

@@ -65,6 +65,8 @@ public final class Engine: Sendable {
         self.logger = logger
         let helpers = max(0, configuration.copyWorkers - 1)
         var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
+        // Now, and not when memory is short.
+        if let windows = backup.windows { for buffer in buffers { _ = buffer.windowBlock(of: windows) } }
         team = try CopyTeam(Array(buffers.suffix(helpers)))
         buffers.removeLast(helpers)
         staging = StagingPool(buffers)

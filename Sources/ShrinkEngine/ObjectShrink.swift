@@ -116,14 +116,15 @@ extension ReservedObject {
         guard touch.protect(poolPages(run)) else { return nil }
         try at(.afterProtect, run.lowerBound)
         try at(.beforeCopyOut, run.lowerBound)
-        try readPool(run, staging)
+        let content = file.blockToWrite(staging, writeback: writeback)
+        try readPool(run, content)
         outcome.scannedPages += run.count
-        var (done, failure) = copyOut(run, writeback, file, staging)
+        var (done, failure) = copyOut(run, content, writeback, file, staging)
         var writebacksLeft = writeback ? Self.writebacks : 0
         while failure?.code == .backupFull, writebacksLeft > 0 {
             // What lies in the first tier goes to the next one now; then there is room, or others took it meanwhile, or there is none.
             do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
-            (done, failure) = copyOut(run, writeback, file, staging)
+            (done, failure) = copyOut(run, content, writeback, file, staging)
             writebacksLeft -= 1
         }
         if done > 0 {
@@ -132,7 +133,7 @@ extension ReservedObject {
             // From the first word on, until the memory is gone, nobody may write.
             ending = .protected
             let safe = run.lowerBound..<run.lowerBound + done
-            try setWords(safe, hot, staging, &outcome)
+            try setWords(safe, hot, content, &outcome)
             try at(.afterWords, run.lowerBound)
             do throws(EngineError) {
                 try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
@@ -165,9 +166,9 @@ extension ReservedObject {
         }
     }
 
-    private func readPool(_ run: Range<Int>, _ staging: Staging) throws(EngineError) {
+    private func readPool(_ run: Range<Int>, _ content: Staging.Block) throws(EngineError) {
         do throws(Errno) {
-            let n = try Files.read(poolFile.number, into: staging.pages(0..<run.count), at: poolOffset(run.lowerBound))
+            let n = try Files.read(poolFile.number, into: content.pages(0..<run.count), at: poolOffset(run.lowerBound))
             guard n == run.count * basePageSize else { throw Errno.ioError }
         } catch {
             throw EngineError(.system, "reading pages of \(id) from the pool failed", errno: error)
@@ -182,17 +183,16 @@ extension ReservedObject {
 
     /// Stores the pages of a run that need it. Returns how many pages from the start are safe, zeros included, and why it stopped there.
     private func copyOut(
-        _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
+        _ run: Range<Int>, _ content: Staging.Block, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
     ) -> (done: Int, failure: EngineError?) {
         var i = 0
         while i < run.count {
-            if !needsBackup(run.lowerBound + i, staging.pages(i..<i + 1)) {
+            if !needsBackup(run.lowerBound + i, content.pages(i..<i + 1)) {
                 i += 1
                 continue
             }
-            let end = endOfWrite(run, from: i, staging)
-            let written = file.write(
-                UnsafeRawBufferPointer(staging.pages(i..<end)), at: (run.lowerBound + i) * basePageSize, writeback: writeback)
+            let end = endOfWrite(run, from: i, content)
+            let written = file.write(content, i..<end, at: (run.lowerBound + i) * basePageSize, writeback: writeback, staging)
             if let error = written.error {
                 return (
                     i + written.bytes / basePageSize,
@@ -205,14 +205,14 @@ extension ReservedObject {
     }
 
     /// Where the write that begins with page `i` of the run ends: behind a page that needs it.
-    private func endOfWrite(_ run: Range<Int>, from i: Int, _ staging: Staging) -> Int {
+    private func endOfWrite(_ run: Range<Int>, from i: Int, _ content: Staging.Block) -> Int {
         let longestGap = backup.makesHolesOfZeros ? Self.zeroGapPages : 0
         var end = i + 1
         var page = end
         while page < run.count {
             // The backup has a stray page's valid content: never write over it.
             if table.isBackedUp(run.lowerBound + page) { break }
-            if needsBackup(run.lowerBound + page, staging.pages(page..<page + 1)) {
+            if needsBackup(run.lowerBound + page, content.pages(page..<page + 1)) {
                 end = page + 1
             } else if page - end >= longestGap {
                 break
@@ -229,13 +229,15 @@ extension ReservedObject {
         return !table.isBackedUp(page) && !isZero(base, basePageSize)
     }
 
-    private func setWords(_ pages: Range<Int>, _ hot: HotPages, _ staging: Staging, _ outcome: inout ShrinkOutcome) throws(EngineError) {
+    private func setWords(_ pages: Range<Int>, _ hot: HotPages, _ content: Staging.Block, _ outcome: inout ShrinkOutcome)
+        throws(EngineError)
+    {
         for page in pages where !hot.contains(page - pages.lowerBound) {
             if faults != nil, page != pages.lowerBound { try at(.betweenWords, page) }
             let i = page - pages.lowerBound
             if table.isBackedUp(page) {
                 outcome.strayPages += 1
-            } else if needsBackup(page, staging.pages(i..<i + 1)) {
+            } else if needsBackup(page, content.pages(i..<i + 1)) {
                 if table.isZero(page) { outcome.zeroWordsDelta -= 1 }
                 table.set(page, .backedUp(Handle(PageIndex(rawValue: page))))
                 outcome.backedUpPages += 1

@@ -11,15 +11,19 @@ final class Staging: @unchecked Sendable {
     final class Block: @unchecked Sendable {
         // Sendable: whoever has it passes it on, and touches it no more.
         private let memory: AnyObject
+        /// Whose memory it is, if it is that of a window.
+        let window: BackupWindow?
         private let base: UnsafeMutableRawPointer
 
         fileprivate init(_ memory: TransferMemory, _ index: Int) {
             self.memory = memory
+            window = nil
             base = memory.base + index * Staging.byteCount
         }
 
         fileprivate init(_ window: BackupWindow) {
             memory = window
+            self.window = window
             base = window.base
         }
 
@@ -49,44 +53,33 @@ final class Staging: @unchecked Sendable {
     @inline(__always)
     func pages(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer { block.pages(range) }
 
-    /// A window of the server from which pages came back last; opened at the first need.
-    private var window: (of: BackupWindows, held: (window: BackupWindow, block: Block)?)?
+    /// The window of the server that pages last went to or came from; opened at the first need.
+    private var window: (of: BackupWindows, block: Block?)?
     /// Where none could be had, for want of memory or of descriptors, it is not asked for with every run.
     private var nextTry = MonotonicTime(nanoseconds: 0)
     private static let retryMilliseconds: UInt64 = 5000
 
-    /// Reads pages of an object through a window of its server; nil if that can't be: then they are read into the buffer.
-    func readThroughWindow(of windows: BackupWindows, _ file: CInt, at offset: Int, count: Int) throws(Errno) -> Block? {
-        guard let held = heldWindow(of: windows) else { return nil }
-        do throws(Errno) {
-            return try Files.copyRange(from: file, at: offset, to: held.window.file.number, at: 0, count: count) == count ? held.block : nil
-        } catch {
-            switch error {
-            case .staleNFSFileHandle:
-                // Another server serves the mount now; it has windows of its own.
-                window = nil
-                return nil
-            case .socketNotConnected, .connectionAbort:
-                // The server may still be writing into it.
-                window = nil
-            default: break
-            }
-            throw error
+    /// A window of that server, as a block; nil if none can be had: then pages pass through the buffer.
+    func windowBlock(of windows: BackupWindows) -> Block? {
+        if let window, window.of === windows {
+            if let block = window.block { return block }
+            if MonotonicTime.now() < nextTry { return nil }
         }
+        let block = windows.open().map { Block($0) }
+        window = (windows, block)
+        if block == nil { nextTry = MonotonicTime.now().advanced(milliseconds: Self.retryMilliseconds) }
+        return block
     }
 
-    private func heldWindow(of windows: BackupWindows) -> (window: BackupWindow, block: Block)? {
-        if let window, window.of === windows, let held = window.held { return held }
-        if window?.of === windows, MonotonicTime.now() < nextTry { return nil }
-        let held = windows.open().map { (window: $0, block: Block($0)) }
-        window = (windows, held)
-        if held == nil { nextTry = MonotonicTime.now().advanced(milliseconds: Self.retryMilliseconds) }
-        return held
+    /// A call on the window failed: it is given up if that means that its server is gone.
+    func noteWindowError(_ error: Errno) {
+        // Another server serves the mount now, which has windows of its own; or the connection is gone, and the server may still be using the memory.
+        if error == .staleNFSFileHandle || error == .socketNotConnected || error == .connectionAbort { window = nil }
     }
 
     /// The block is left to a call that is stuck. Without memory for another one the program can't go on copying.
     func replace(_ stuck: Block) {
-        if let block = window?.held?.block, block === stuck {
+        if let block = window?.block, block === stuck {
             window = nil
             return
         }

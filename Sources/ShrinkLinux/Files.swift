@@ -49,6 +49,11 @@ public enum Files {
     public struct Written: Sendable {
         public var bytes: Int
         public var error: Errno?
+
+        public init(bytes: Int, error: Errno?) {
+            self.bytes = bytes
+            self.error = error
+        }
     }
 
     public struct WriteFlags: OptionSet, Sendable {

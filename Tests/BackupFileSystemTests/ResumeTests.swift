@@ -186,7 +186,7 @@ import Testing
             n += 1
         """
 
-    /// Writes pages, has ranges copied into a window and compares, until SIGTERM; a file tells that it has begun. Says 9 unless it met a stale window.
+    /// Writes pages, also out of a window, has ranges copied into it and compares, until SIGTERM; a file tells that it has begun. Says 9 unless it met a stale window.
     private static let windowProgram = """
         import errno, mmap, os, random, signal, sys
         stop = []
@@ -197,7 +197,7 @@ import Testing
         pages = [os.urandom(64) * 64 for _ in range(512)]
         for i, page in enumerate(pages): os.pwrite(data, page, i * 4096)
         def open_window():
-            for n in range(64):
+            for n in range(16):
                 try: fd = os.open(root + ".window-%d" % n, os.O_RDWR)
                 except OSError as e:
                     if e.errno != errno.EBUSY: raise
@@ -221,6 +221,16 @@ import Testing
                 window, memory = open_window()
                 continue
             if n != count * 4096 or memory[:n] != b"".join(pages[first:first + count]): sys.exit(3)
+            for k in range(count):
+                pages[first + k] = os.urandom(64) * 64
+                memory[k * 4096:(k + 1) * 4096] = pages[first + k]
+            # A page that went astray would be found when it is read next.
+            try: n = os.copy_file_range(window, data, count * 4096, 0, first * 4096)
+            except OSError as e:
+                if e.errno != errno.ESTALE: sys.exit(5)
+                n = 0
+            done = n
+            while done < count * 4096: done += os.pwrite(data, memory[done:count * 4096], first * 4096 + done)
             open(sys.argv[3], "w").close()
         memory.close()
         os.close(window)

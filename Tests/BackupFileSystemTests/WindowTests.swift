@@ -85,6 +85,35 @@ import Testing
         }
     }
 
+    @Test func whatIsCopiedOutOfAWindowIsWritten() throws {
+        let seed = testSeed("windows")
+        try withWindows([]) { server in
+            let data = try server.makeObject(1, sizeBytes: 1024 * basePageSize)
+            var model = [UInt8](repeating: 0, count: 1024 * basePageSize)
+            let window = try Window(server)
+            let writes = try server.statistic("requests.write")
+            var generator = SeededGenerator(seed: seed)
+            for round in 0..<100 {
+                let content = Self.content(generator.next(), pages: 256)
+                window.memory.bytes.copyBytes(from: content)
+                // Also parts of pages, and over pages that are there.
+                let grain = Bool.random(using: &generator) ? basePageSize : 1
+                let count = Int.random(in: 1...Self.sizeBytes / grain, using: &generator) * grain
+                let place = Int.random(in: 0...(Self.sizeBytes - count) / grain, using: &generator) * grain
+                let offset = Int.random(in: 0...(model.count - count) / grain, using: &generator) * grain
+                #expect(try Files.copyRange(from: window.file.number, at: place, to: data.number, at: offset, count: count) == count)
+                model.replaceSubrange(offset..<offset + count, with: content[place..<place + count])
+                #expect(try read(data.number, at: 0, count: model.count) == model, "round \(round)")
+            }
+            #expect(try server.statistic("requests.write") == writes)
+            // It may make the object longer, and takes from the window what there is.
+            #expect(
+                try Files.copyRange(from: window.file.number, at: Self.sizeBytes - 100, to: data.number, at: model.count, count: 4096)
+                    == 100)
+            #expect(try Files.status(data.number).sizeBytes == model.count + 100)
+        }
+    }
+
     @Test func aWindowBelongsToOneOpenFileAndIsNotListed() throws {
         try withWindows([]) { server in
             let data = try server.makeObject(1, sizeBytes: 4096)
@@ -92,7 +121,7 @@ import Testing
             do {
                 let window = try Window(server, 5)
                 #expect(openError(server.file(".window-5"), .readWrite) == .resourceBusy)
-                let other = try Window(server, 63)
+                let other = try Window(server, 15)
                 #expect(try window.fill(from: data.number, at: 0, count: 4096) == 4096)
                 #expect(other.bytes(0..<4096).allSatisfy { $0 == 0 })
                 #expect(try server.statistic("open.windows") == "2")
@@ -100,7 +129,7 @@ import Testing
             #expect(try server.statistic("open.windows") == "0")
             // A new one shows nothing of the one before.
             #expect(try Window(server, 5).bytes(0..<4096).allSatisfy { $0 == 0 })
-            for name in [".window-64", ".window-05", ".window--1", ".window-", ".window"] {
+            for name in [".window-16", ".window-05", ".window--1", ".window-", ".window"] {
                 #expect(openError(server.file(name), .readWrite) == .noSuchFileOrDirectory)
             }
             #expect(openError(server.file(".window-0"), .readOnly) == .invalidArgument)
