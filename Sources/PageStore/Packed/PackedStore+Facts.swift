@@ -36,8 +36,6 @@ extension PackedStore {
             ("cleaned_bytes", "\(counters.cleanedBytes.load(ordering: .relaxed))"),
             ("moved_segments", "\(counters.movedSegments.load(ordering: .relaxed))"),
             ("moved_bytes", "\(counters.movedBytes.load(ordering: .relaxed))"),
-            ("mapped_segments", "\(core.table.mappings.load(ordering: .relaxed))"),
-            ("mapping_rereads", "\(counters.mappingRereads.load(ordering: .relaxed))"),
             ("full_writes", "\(counters.noSpace.load(ordering: .relaxed))"),
             ("write_budget_bytes", core.budget.bytesPerDay.map { "\($0)" } ?? "none"), ("budget_spent_bytes", "\(core.budget.spentToday)"),
         ]

@@ -89,8 +89,6 @@ final class SegmentTable: @unchecked Sendable {
                 AtomicMemory.store(word32(40), UInt32(truncatingIfNeeded: newValue.pages))
             }
         }
-        /// A `SegmentMapping`, or why there is none.
-        @inline(__always) var mapping: UnsafeMutablePointer<UInt64> { word64(48) }
     }
 
     static let headerBytes = 64
@@ -100,12 +98,8 @@ final class SegmentTable: @unchecked Sendable {
     let tiers: [StoreTier]
     private let arena: MappedMemory
     private let numbers = Mutex<Numbers>(Numbers())
-    /// Segments that are mapped just now.
-    let mappings = Atomic<Int>(0)
     private let openDescriptors = Atomic<Int>(0)
     private let descriptorLimit: Int
-    let mappingLimit: Int
-    let beforeMapping: (@Sendable () -> Void)?
     // Set once, before the first worker.
     nonisolated(unsafe) private(set) var grace: Grace
 
@@ -116,16 +110,11 @@ final class SegmentTable: @unchecked Sendable {
         var hand = 0
     }
 
-    init(
-        geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int, mappingLimit: Int,
-        beforeMapping: (@Sendable () -> Void)?
-    ) throws(Errno) {
+    init(geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int) throws(Errno) {
         self.geometry = geometry
         self.identity = identity
         self.tiers = tiers
         self.descriptorLimit = descriptorLimit
-        self.mappingLimit = mappingLimit
-        self.beforeMapping = beforeMapping
         arena = try MappedMemory(anonymous: geometry.segmentLimit * 64, populated: false)
         grace = Grace(pins: pins, recycled: { _ in })
         grace = Grace(pins: pins, recycled: { [unowned self] in self.recycle($0) })
@@ -135,7 +124,6 @@ final class SegmentTable: @unchecked Sendable {
         for n in 0..<numberLimit {
             let raw = AtomicMemory.load(slot(n).descriptor)
             if raw != 0 { _ = OwnedDescriptor(owning: CInt(raw) - 1) }
-            SegmentMapping(word: AtomicMemory.load(slot(n).mapping))?.end()
         }
     }
 
@@ -155,52 +143,36 @@ final class SegmentTable: @unchecked Sendable {
 
     @inline(never) private func openDescriptor(_ number: Int) throws(Errno) -> CInt {
         let slot = slot(number)
-        let tier = slot.tier
-        guard slot.state != .free, tier < tiers.count else { throw .noSuchFileOrDirectory }
-        let file = try Files.open(StoreTier.segmentName(number), [.readWrite, .noFollow], at: tiers[tier].segments.number)
+        guard slot.state != .free, slot.tier < tiers.count else { throw .noSuchFileOrDirectory }
+        let file = try Files.open(StoreTier.segmentName(number), [.readWrite, .noFollow], at: tiers[slot.tier].segments.number)
         let fd = file.release()
         if AtomicMemory.replace(slot.descriptor, 0, with: UInt32(fd) + 1) {
             if openDescriptors.add(1, ordering: .relaxed).newValue > descriptorLimit { closeSome() }
-            // Released between the look at the slot and the exchange: nobody would do it again.
-            if isPast(slot, tier: tier) { releaseDescriptor(number) }
             return fd
         }
         _ = OwnedDescriptor(owning: fd)
         return try descriptor(number)
     }
 
-    /// Takes descriptor and mapping out of use; they are closed after the last reader.
+    /// Takes the descriptor out of use; it is closed after the last reader.
     func releaseDescriptor(_ number: Int, recycling: Bool = false) {
         let raw = AtomicMemory.exchange(slot(number).descriptor, 0)
         if raw != 0 { openDescriptors.subtract(1, ordering: .relaxed) }
-        let mapping = takeMapping(number)
-        if raw != 0 || mapping != nil || recycling { grace.retire(CInt(raw) - 1, mapping, segment: recycling ? number : nil) }
+        if raw != 0 || recycling { grace.retire(CInt(raw) - 1, segment: recycling ? number : nil) }
     }
 
     /// Closes an eighth of the descriptors, of sealed segments, in turn.
     private func closeSome() {
-        let chosen = inTurn(max(1, descriptorLimit / 8)) { slot in
-            slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && (!slot.isDirty || isInMemory(slot))
-        }
-        for number in chosen { releaseDescriptor(number) }
-    }
-
-    // Nothing there waits for a sync.
-    private func isInMemory(_ slot: Slot) -> Bool {
-        let tier = slot.tier
-        return tier < tiers.count && tiers[tier].inMemory
-    }
-
-    /// At most `count` segments, going on where the last call ended.
-    func inTurn(_ count: Int, where isWanted: (Slot) -> Bool) -> [Int] {
-        numbers.withLock { numbers in
+        let chosen: [Int] = numbers.withLock { numbers in
             var chosen: [Int] = []
-            for _ in 0..<numbers.next where chosen.count < count {
+            for _ in 0..<numbers.next where chosen.count < max(1, descriptorLimit / 8) {
                 numbers.hand = numbers.hand + 1 < numbers.next ? numbers.hand + 1 : 0
-                if isWanted(slot(numbers.hand)) { chosen.append(numbers.hand) }
+                let slot = slot(numbers.hand)
+                if slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && !slot.isDirty { chosen.append(numbers.hand) }
             }
             return chosen
         }
+        for number in chosen { releaseDescriptor(number) }
     }
 
     // MARK: Life
@@ -240,12 +212,6 @@ final class SegmentTable: @unchecked Sendable {
             numbers.withLock { $0.free.append(number) }
             throw error
         }
-    }
-
-    /// The segment died, or moved to another tier. The caller is pinned, so that its number means the same segment still.
-    func isPast(_ slot: Slot, tier: Int) -> Bool {
-        let state = slot.state
-        return state == .retired || state == .free || slot.tier != tier
     }
 
     private func takeNumber() throws(Errno) -> Int {

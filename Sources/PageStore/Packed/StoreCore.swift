@@ -33,8 +33,7 @@ final class StoreCore: Sendable {
         self.tiers = tiers
         self.objectsDirectory = objectsDirectory
         table = try SegmentTable(
-            geometry: geometry, identity: identity, tiers: tiers, pins: WorkerPool.size, descriptorLimit: descriptorLimit,
-            mappingLimit: max(1, options.mappedBytesLimit / geometry.segmentBytes), beforeMapping: options.beforeMapping)
+            geometry: geometry, identity: identity, tiers: tiers, pins: WorkerPool.size, descriptorLimit: descriptorLimit)
         pool = try WorkerPool(table: table, codec: options.codec)
         damage = DamageLog(options.report)
         reserves = tiers.map { SegmentReserve(tier: $0, bytes: geometry.segmentBytes) }

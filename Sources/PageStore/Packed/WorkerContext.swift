@@ -50,10 +50,6 @@ final class WorkerContext: @unchecked Sendable {
     var windowSegment = -1
     var windowStart = 0
     var windowEnd = 0
-    /// Until something that was read is not as it should be, in one read.
-    var readsMappings = true
-    /// The block looked at last lies in a mapping.
-    var blockIsMapped = false
     /// The location of the block that `block` holds decompressed, valid within one read only.
     var decodedLocation = WorkerContext.nothingDecoded
     static let nothingDecoded = UInt64.max
@@ -63,7 +59,6 @@ final class WorkerContext: @unchecked Sendable {
     /// Locations mean something within one call only.
     @inline(__always) func forgetRead() {
         windowSegment = -1
-        readsMappings = true
         decodedLocation = Self.nothingDecoded
     }
 
