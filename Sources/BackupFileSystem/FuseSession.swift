@@ -171,6 +171,7 @@ final class FuseSession: Sendable {
         let header = FuseDevice.RequestHeader(UnsafeRawBufferPointer(rebasing: request))
         worker.isResent = header.isResent
         if header.isResent { tree.counters.resent.add(1, ordering: .relaxed) }
+        FuseDevice.useOlderCopyRange(UnsafeMutableRawBufferPointer(rebasing: request))
         if header.isInit { noteInit(header, UnsafeRawBufferPointer(rebasing: request)) }
         var buffer = fuse_buf()
         buffer.mem = worker.requestBuffer.baseAddress

@@ -65,6 +65,17 @@ public enum FuseDevice {
         public var isResent: Bool { unique & SHL_FUSE_UNIQUE_RESEND != 0 }
     }
 
+    /// Turns FUSE_COPY_FILE_RANGE_64 (protocol 7.45), which libfuse 3.14 answers with ENOSYS, into the older FUSE_COPY_FILE_RANGE. The requests are alike; so
+    /// are the answers up to 4 GiB, more than which nobody here copies. Left to itself, the kernel tries the older one after the first ENOSYS,
+    /// but two threads that get theirs at once make it believe that there is neither, for the life of the mount.
+    public static func useOlderCopyRange(_ request: UnsafeMutableRawBufferPointer) {
+        let place = MemoryLayout<shl_fuse_in_header>.offset(of: \.opcode) ?? 4
+        guard request.count >= RequestHeader.size,
+            request.loadUnaligned(fromByteOffset: place, as: UInt32.self) == SHL_FUSE_COPY_FILE_RANGE_64
+        else { return }
+        request.storeBytes(of: SHL_FUSE_COPY_FILE_RANGE, toByteOffset: place, as: UInt32.self)
+    }
+
     /// What the kernel asks for and offers in FUSE_INIT.
     public struct InitRequest: Sendable {
         public let offered: Capabilities

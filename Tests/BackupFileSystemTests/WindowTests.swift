@@ -9,7 +9,8 @@ import Testing
     private static let sizeBytes = 1 << 20
 
     /// A window, open and mapped.
-    private final class Window {
+    fileprivate final class Window: @unchecked Sendable {
+        // Sendable: one thread uses it at a time.
         let file: OwnedDescriptor
         let memory: MappedMemory
 
@@ -26,7 +27,7 @@ import Testing
         func bytes(_ range: Range<Int>) -> [UInt8] { Array(UnsafeRawBufferPointer(memory.bytes)[range]) }
     }
 
-    private func withWindows(_ arguments: [String], _ body: (BackupFileSystemProcess) throws -> Void) throws {
+    fileprivate func withWindows(_ arguments: [String], _ body: (BackupFileSystemProcess) throws -> Void) throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "windows, which need passthrough, are not tested") }
         let memory = try ScratchMemoryFileSystem(sizeBytes: 256 << 20)
         try withExtendedLifetime(memory) {
@@ -188,6 +189,40 @@ import Testing
                 return Machine.lacks("passthrough", so: "raw is not tested: \(reason)")
             }
             #expect(try server.statistic("windows") == "no: the kernel reads the store's files itself")
+        }
+    }
+}
+
+extension WindowTests {
+    /// Kernels with FUSE_COPY_FILE_RANGE_64 ask for that first; told that there is none by two threads at once, they take it that there is none of the
+    /// older kind either.
+    @Test func firstCopiesBySeveralThreadsAtOnceAllReachTheServer() throws {
+        for _ in 0..<8 {
+            try withWindows([]) { server in
+                let data = try server.makeObject(1, sizeBytes: 64 * basePageSize)
+                try write([UInt8](repeating: 7, count: 64 * basePageSize), to: data.number, at: 0)
+                let windows = try (0..<4).map { try Window(server, $0) }
+                let failures = Monitor(0)
+                let waiting = Monitor(0)
+                let source = data.number
+                let threads = try windows.map { window in
+                    try DedicatedThread("copies") {
+                        waiting.withLock { $0 += 1 }
+                        waiting.notifyAll()
+                        waiting.wait { $0 == 4 ? () : nil }
+                        for _ in 0..<10 {
+                            do throws(Errno) {
+                                guard try window.fill(from: source, at: 0, count: 64 * basePageSize) == 64 * basePageSize else {
+                                    throw .ioError
+                                }
+                            } catch { failures.withLock { $0 += 1 } }
+                        }
+                    }
+                }
+                for thread in threads { thread.join() }
+                #expect(failures.withLock { $0 } == 0)
+                #expect(try server.statistic("requests.copy_file_range") == "40")
+            }
         }
     }
 }

@@ -36,14 +36,14 @@ import Testing
         #expect(fixture.backup.status().storedBytes == 0)
     }
 
-    /// Of a store in memory less than a run is in both places at once, at any moment of a recover by three threads.
+    /// Of a store in memory less than a run is in both places at once, at any moment of a recover by four threads.
     @Test func recoverTakesLessThanARunOfMemory() throws {
         let most = Monitor(0)
         let look = Monitor<@Sendable () -> Int>({ 0 })
         let fixture = try EngineFixture { configuration in
             configuration.faults = { point, _, _ in
                 guard point == .beforeDrop || point == .afterCopyIn else { return nil }
-                // One looks at a time: the others go on to their next point here, a quarter of a run away, and wait.
+                // One looks at a time: the others go on to their next point here, three sixteenths of a run away, and wait.
                 let body = look.withLock { $0 }
                 most.withLock { $0 = max($0, body()) }
                 return nil
@@ -61,11 +61,11 @@ import Testing
         }
         #expect(engine.recover(.object(objects[0].id)).recoveredPages == 1024)
         let one = most.withLock { $0 }
-        #expect((1...EngineLimits.runPages / 4).contains(one), "\(one) pages in both places")
+        #expect((1...EngineLimits.runPages * 3 / 16).contains(one), "\(one) pages in both places")
         #expect(engine.recover(.all).recoveredPages == 3 * 1024)
         let all = most.withLock { $0 }
         // Three quarters; and between the two looks each of the others may have brought one in.
-        #expect(all <= EngineLimits.runPages * 5 / 4, "\(all) pages in both places")
+        #expect(all <= EngineLimits.runPages * 21 / 16, "\(all) pages in both places")
         look.withLock { $0 = { 0 } }
         for object in objects { #expect(try fixture.mismatches(object, zeroEvery: 0) == []) }
     }
@@ -254,7 +254,8 @@ import Testing
         _ = fixture.engine.shrink(.all)
         let recovered = fixture.engine.recover(.all) { $0.recoveredPages >= 512 ? .stop : .proceed }
         #expect(recovered.failure?.code == .interrupted)
-        #expect(recovered.recoveredPages == 512)
+        // It ends behind the stretch in which it was stopped.
+        #expect((512..<512 + EngineLimits.runPages).contains(recovered.recoveredPages), "\(recovered.recoveredPages)")
         #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
     }
 

@@ -29,6 +29,8 @@ static inline int shl_fuse_backing_open(int device, int fd) {
 static inline int shl_fuse_backing_close(int device, uint32_t id) { return ioctl(device, _IOW(229, 2, uint32_t), &id); }
 
 static const uint32_t SHL_FUSE_INIT_OPCODE = 26;
+static const uint32_t SHL_FUSE_COPY_FILE_RANGE = 47;
+static const uint32_t SHL_FUSE_COPY_FILE_RANGE_64 = 53;
 static const uint32_t SHL_FUSE_NOTIFY_RESEND = 7;
 static const uint64_t SHL_FUSE_UNIQUE_RESEND = 1ull << 63;
 static const uint32_t SHL_FUSE_PARALLEL_DIROPS = 1u << 18;
