@@ -97,3 +97,58 @@ import Testing
         store.close()
     }
 }
+
+@Suite struct SegmentDescriptorTests {
+    private static func openSegments(below path: String) throws -> Int {
+        let directory = try Files.open("/proc/self/fd", [.readOnly, .directory])
+        var count = 0
+        try Files.forEachName(in: directory.number) { name in
+            if let target = try? Files.resolved("/proc/self/fd/" + name), target.hasPrefix(path + "/"), target.contains("/segments/") {
+                count += 1
+            }
+        }
+        return count
+    }
+
+    /// Segments of a memory tier are never synced; their descriptors are closed all the same when there are many.
+    @Test func descriptorsStayBelowTheLimitAlsoInMemory() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "a memory tier is not tested") }
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
+        try withExtendedLifetime(memory) {
+            var options = PackedOptions()
+            options.segmentBytes = 1 << 20
+            options.runsInBackground = false
+            let store = try PackedStore(directories: [memory.path], options: options)
+            #expect(store.core.tiers[0].inMemory)
+            let table = try SegmentTable(
+                geometry: store.core.geometry, identity: store.core.identity, tiers: store.core.tiers, pins: WorkerPool.size,
+                descriptorLimit: 16)
+            // What opening made is the store's table's.
+            _ = try runProgram("/usr/bin/find", [memory.path + "/segments", "-type", "f", "-delete"])
+            var numbers: [Int] = []
+            for _ in 0..<200 {
+                let number = try table.make(tier: 0)
+                table.slot(number).addLive(pages: 1, bytes: 64)
+                table.seal(number)
+                table.grace.collect()
+                numbers.append(number)
+                #expect(try Self.openSegments(below: memory.path) <= 17)
+            }
+            for number in numbers.shuffled() {
+                #expect(table.isReadable(number))
+                table.grace.collect()
+                #expect(try Self.openSegments(below: memory.path) <= 17)
+            }
+            store.close()
+        }
+    }
+}
+
+extension SegmentTable {
+    fileprivate func isReadable(_ number: Int) -> Bool {
+        var header = [UInt8](repeating: 0, count: Self.headerBytes)
+        guard let fd = try? descriptor(number) else { return false }
+        let got = header.withUnsafeMutableBytes { try? Files.read(fd, into: $0, at: 0) }
+        return got == Self.headerBytes && header.withUnsafeBytes { isHeader($0.baseAddress!, of: number) }
+    }
+}

@@ -143,15 +143,24 @@ final class SegmentTable: @unchecked Sendable {
 
     @inline(never) private func openDescriptor(_ number: Int) throws(Errno) -> CInt {
         let slot = slot(number)
-        guard slot.state != .free, slot.tier < tiers.count else { throw .noSuchFileOrDirectory }
-        let file = try Files.open(StoreTier.segmentName(number), [.readWrite, .noFollow], at: tiers[slot.tier].segments.number)
+        let tier = slot.tier
+        guard slot.state != .free, tier < tiers.count else { throw .noSuchFileOrDirectory }
+        let file = try Files.open(StoreTier.segmentName(number), [.readWrite, .noFollow], at: tiers[tier].segments.number)
         let fd = file.release()
         if AtomicMemory.replace(slot.descriptor, 0, with: UInt32(fd) + 1) {
             if openDescriptors.add(1, ordering: .relaxed).newValue > descriptorLimit { closeSome() }
+            // Released between the look at the slot and the exchange: nobody would do it again.
+            if isPast(slot, tier: tier) { releaseDescriptor(number) }
             return fd
         }
         _ = OwnedDescriptor(owning: fd)
         return try descriptor(number)
+    }
+
+    /// The segment died, or moved to another tier. The caller is pinned, so that its number means the same segment still.
+    private func isPast(_ slot: Slot, tier: Int) -> Bool {
+        let state = slot.state
+        return state == .retired || state == .free || slot.tier != tier
     }
 
     /// Takes the descriptor out of use; it is closed after the last reader.
@@ -168,11 +177,19 @@ final class SegmentTable: @unchecked Sendable {
             for _ in 0..<numbers.next where chosen.count < max(1, descriptorLimit / 8) {
                 numbers.hand = numbers.hand + 1 < numbers.next ? numbers.hand + 1 : 0
                 let slot = slot(numbers.hand)
-                if slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && !slot.isDirty { chosen.append(numbers.hand) }
+                if slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && (!slot.isDirty || isInMemory(slot)) {
+                    chosen.append(numbers.hand)
+                }
             }
             return chosen
         }
         for number in chosen { releaseDescriptor(number) }
+    }
+
+    // Nothing there waits for a sync.
+    private func isInMemory(_ slot: Slot) -> Bool {
+        let tier = slot.tier
+        return tier < tiers.count && tiers[tier].inMemory
     }
 
     // MARK: Life
@@ -233,9 +250,9 @@ final class SegmentTable: @unchecked Sendable {
         slot.isDirty = true
         slot.isDamaged = false
         slot.leftBehind = (0, 0)
-        openDescriptors.add(1, ordering: .relaxed)
         _ = AtomicMemory.exchange(slot.descriptor, UInt32(file) + 1)
         slot.setState(.open)
+        if openDescriptors.add(1, ordering: .relaxed).newValue > descriptorLimit { closeSome() }
     }
 
     private func writeHeader(_ number: Int, to fd: CInt) -> Errno? {
