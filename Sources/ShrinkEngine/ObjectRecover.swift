@@ -22,9 +22,9 @@ struct RecoverOutcome {
 extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
-    /// Of a store in memory what comes back at once is in memory twice until it is dropped: three sixteenths of a run, so that four threads together have
-    /// less than one run. Where each drop asks a file server, that would cost more than it is worth: a run a thread.
-    private func windowPages(_ file: BackupFile) -> Int { file.dropsWithoutServer ? EngineLimits.runPages * 3 / 16 : EngineLimits.runPages }
+    /// Of a store in memory what comes back at once is in memory twice until it is dropped: a quarter of a run, so that four threads together have
+    /// one run. Where each drop asks a file server, that would cost more than it is worth: a run a thread.
+    private func windowPages(_ file: BackupFile) -> Int { file.dropsWithoutServer ? EngineLimits.runPages / 4 : EngineLimits.runPages }
 
     /// Recovers every backed-up page of a range that it can. Room is taken before each run and given back when its pages are in the pool.
     func recover(_ pages: Range<Int>, _ staging: Staging, room: inout RunRoom, progress: (RecoverOutcome) -> Bool) -> RecoverOutcome {
