@@ -13,9 +13,9 @@ import SystemPackage
 /// held across I/O), the state's lock (never held across I/O).
 public final class Engine: Sendable {
     public struct Configuration: Sendable {
-        /// Threads that copy at once, the caller's included. Four keep two cores busy: two of them mostly wait, for the file server or for
-        /// their turn at the pool file (docs/performance.md).
-        public var copyWorkers = 4
+        /// Threads that copy at once, the caller's included. Three keep two cores busy: one of them mostly waits, for the file server or for
+        /// its turn at the pool file. A fourth is hardly faster and has another run in memory twice (docs/performance.md).
+        public var copyWorkers = 3
         /// Operations that copy at once; the next waits for a buffer.
         public var concurrentOperations = 4
         /// Recover leaves at least this much of MemAvailable (/proc/meminfo); nil: the larger of 64 MiB and 1/64 of the machine.

@@ -22,7 +22,7 @@ struct RecoverOutcome {
 extension ReservedObject {
     /// Holes of the backup up to this length are read over: one call costs more than zeroing so many pages.
     private static let gapPages = 16
-    /// Of a store in memory what comes back at once is in memory twice until it is dropped: a quarter of a run, so that four threads together have
+    /// Of a store in memory what comes back at once is in memory twice until it is dropped: a quarter of a run, so that three threads together have less than
     /// one run. Where each drop asks a file server, that would cost more than it is worth: a run a thread.
     private func windowPages(_ file: BackupFile) -> Int { file.dropsWithoutServer ? EngineLimits.runPages / 4 : EngineLimits.runPages }
 

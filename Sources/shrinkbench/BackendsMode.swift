@@ -17,7 +17,7 @@ struct BackendsMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 256
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy.") var workers = 4
+    @Option(help: "Threads that copy.") var workers = 3
     @Option(help: "A directory on a disk; otherwise one in /tmp.") var disk: String?
     @Flag(help: "Print one JSON document.") var json = false
 

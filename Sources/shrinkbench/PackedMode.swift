@@ -15,7 +15,7 @@ struct PackedMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy in the engine.") var workers = 4
+    @Option(help: "Threads that copy in the engine.") var workers = 3
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
     @Flag(help: "Print one JSON document.") var json = false
 

@@ -17,7 +17,7 @@ struct PhasesMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy in the engine.") var workers = 4
+    @Option(help: "Threads that copy in the engine.") var workers = 3
     @Option(help: "Layout of the store: packed or raw.") var layout = "packed"
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
     @Option(help: "Page size policy of the store's tmpfs, as tmpfs(5) has it: within_size, always, never.") var huge = "within_size"

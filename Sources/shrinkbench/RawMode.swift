@@ -12,7 +12,7 @@ struct RawMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy.") var workers = 4
+    @Option(help: "Threads that copy.") var workers = 3
     @Option(help: "Measure this directory instead of a backupfs of our own.") var directory: String?
     @Flag(help: "Print one JSON document.") var json = false
 

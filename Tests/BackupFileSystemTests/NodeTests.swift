@@ -41,6 +41,7 @@ import Testing
         let own: (Node) -> UInt32 = { ownership.access(to: $0, owner: ownership.daemon).mode & 0o7777 }
         #expect(own(.object(id)) == 0o700)
         #expect(own(.data(id)) == 0o600)
+        #expect(own(.window(0)) == 0o600)
         #expect([own(.content(id)), own(.info(id)), own(.page(id, index))] == [0o400, 0o400, 0o400])
         let other: (Node) -> Ownership.Access = { ownership.access(to: $0, owner: 4711) }
         #expect(other(.object(id)) == Ownership.Access(uid: 4711, mode: 0o040570))
