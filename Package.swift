@@ -89,7 +89,7 @@ let package = Package(
         // Tests, one target a room.
         .target(
             name: "TestSupport", dependencies: ["ServiceSupport", "ShrinkLinux", system], path: "Tests/TestSupport", swiftSettings: strict),
-        tests("ShrinkLinuxTests", ["ShrinkLinux", "TestSupport", system]),
+        tests("ShrinkLinuxTests", ["CShrinkLinux", "ShrinkLinux", "TestSupport", system]),
         tests("ShrinkProtocolTests", ["ShrinkProtocol"]),
         tests(
             "BackupFileSystemTests",
