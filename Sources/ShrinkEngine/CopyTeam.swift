@@ -56,11 +56,13 @@ final class CopyTeam: Sendable {
         }
     }
 
-    /// Runs `body` on the caller's thread and on every helper that is idle; returns when all are done. `body` ends when there is nothing left to do.
-    func run(_ staging: Staging, _ body: @escaping @Sendable (Staging) -> Void) {
+    /// Runs `body` on the caller's thread and on idle helpers, `threads` in all at most; returns when all are done. `body` ends when there is nothing left
+    /// to do.
+    func run(_ staging: Staging, threads: Int, _ body: @escaping @Sendable (Staging) -> Void) {
         let job = Job(body)
-        if helperCount > 0 {
-            work.withLock { work in for _ in 0..<helperCount { work.jobs.append(job) } }
+        let helpers = min(helperCount, threads - 1)
+        if helpers > 0 {
+            work.withLock { work in for _ in 0..<helpers { work.jobs.append(job) } }
             work.notifyAll()
         }
         body(staging)

@@ -14,7 +14,8 @@ import SystemPackage
 public final class Engine: Sendable {
     public struct Configuration: Sendable {
         /// Threads that copy at once, the caller's included. Three keep two cores busy: one of them mostly waits, for the file server or for
-        /// its turn at the pool file. A fourth is hardly faster and has another run in memory twice (docs/performance.md).
+        /// its turn at the pool file. A fourth would have another run in memory twice. Only where pages come back through windows, and there are two or more,
+        /// recover takes one more: then it waits for the file server longer than it copies (docs/performance.md).
         public var copyWorkers = 3
         /// Operations that copy at once; the next waits for a buffer.
         public var concurrentOperations = 4
@@ -63,7 +64,7 @@ public final class Engine: Sendable {
         self.configuration = configuration
         userLimits = Monitor(configuration.userLimits)
         self.logger = logger
-        let helpers = max(0, configuration.copyWorkers - 1)
+        let helpers = max(0, Self.recoverWorkers(configuration, backup) - 1)
         var buffers = try Staging.make(max(1, configuration.concurrentOperations) + helpers)
         // Now, and not when memory is short.
         if let windows = backup.windows { for buffer in buffers { _ = buffer.windowBlock(of: windows) } }
@@ -79,6 +80,13 @@ public final class Engine: Sendable {
         ahead.end()
         faultServer.end()
     }
+
+    private static func recoverWorkers(_ configuration: Configuration, _ backup: any Backup) -> Int {
+        configuration.copyWorkers > 1 && backup.windows != nil ? configuration.copyWorkers + 1 : configuration.copyWorkers
+    }
+
+    /// Threads that bring pages back at once.
+    var recoverWorkers: Int { Self.recoverWorkers(configuration, backup) }
 
     // MARK: Pools
 

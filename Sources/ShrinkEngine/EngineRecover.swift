@@ -16,7 +16,9 @@ extension Engine {
         do throws(EngineError) {
             let (ids, goal) = try recoverable(target)
             let walk = RecoverWalk(engine: self, ids: ids, goalPages: goal, cancellation, progress)
-            try staging.withStaging(cancellation) { (staging) throws(EngineError) in team.run(staging) { walk.work($0) } }
+            try staging.withStaging(cancellation) { (staging) throws(EngineError) in
+                team.run(staging, threads: recoverWorkers) { walk.work($0) }
+            }
             result = walk.result
         } catch {
             result.failure = error

@@ -79,7 +79,11 @@ extension Engine {
                     repeat {
                         walk.begin(pass)
                         // Waiting is for one thread: the others would stand behind it.
-                        if pass == .busy { walk.work(staging) } else { team.run(staging) { walk.work($0) } }
+                        if pass == .busy {
+                            walk.work(staging)
+                        } else {
+                            team.run(staging, threads: configuration.copyWorkers) { walk.work($0) }
+                        }
                     } while walk.isWorthRepeating
                 }
                 walk.end()

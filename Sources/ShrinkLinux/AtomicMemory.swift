@@ -53,6 +53,12 @@ public enum AtomicMemory {
     @inlinable @inline(__always) @discardableResult
     public static func subtract(_ word: UnsafeMutablePointer<UInt64>, _ value: UInt64) -> UInt64 { shl_fetch_sub(word, value) }
 
+    @inlinable @inline(__always) public static func replace(_ word: UnsafeMutablePointer<UInt64>, _ expected: UInt64, with desired: UInt64)
+        -> Bool
+    {
+        shl_replace(word, expected, desired) != 0
+    }
+
     @inlinable @inline(__always) public static func load(_ word: UnsafeMutablePointer<UInt32>) -> UInt32 { shl_load_acquire32(word) }
     @inlinable @inline(__always) public static func store(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32) {
         shl_store_release32(word, value)

@@ -16,6 +16,8 @@ public struct FileStatus: Sendable, Equatable {
     public var sizeBytes: Int
     /// Bytes really allocated (st_blocks times 512).
     public var allocatedBytes: Int
+    /// What the file system would like to be written at once (st_blksize); on tmpfs the size of the pages that the file gets.
+    public var preferredBytes: Int
     public var modified: FileTime
     public var changed: FileTime
     public var accessed: FileTime
@@ -36,6 +38,7 @@ public struct FileStatus: Sendable, Equatable {
         groupID = status.st_gid
         sizeBytes = Int(status.st_size)
         allocatedBytes = Int(status.st_blocks) * 512
+        preferredBytes = Int(status.st_blksize)
         modified = FileTime(status.st_mtim)
         changed = FileTime(status.st_ctim)
         accessed = FileTime(status.st_atim)

@@ -30,11 +30,11 @@ public struct GuardedMapping: ~Copyable, @unchecked Sendable {
         var next = 0
     }
 
-    /// A shared, writable mapping of `count` bytes. ENOMEM if there are 65536 already.
+    /// A shared mapping of `count` bytes. ENOMEM if there are 65536 already.
     /// The corresponding C functions are `mmap(MAP_SHARED)` and, once, `sigaction(SIGBUS)`.
-    public init(sharing fd: CInt, count: Int, lostBytes fill: UInt8) throws(Errno) {
-        let memory = try MappedMemory(sharing: fd, count: count)
-        place = try Self.guarded(memory.base, count, fill)
+    public init(sharing fd: CInt, count: Int, writable: Bool = true, lostBytes fill: UInt8) throws(Errno) {
+        let memory = try MappedMemory(sharing: fd, count: count, writable: writable)
+        place = try Self.guarded(memory.base, count, writable, fill)
         self.memory = memory
     }
 
@@ -49,7 +49,9 @@ public struct GuardedMapping: ~Copyable, @unchecked Sendable {
     // Not inlined elsewhere: the handler's table is this module's.
     @inline(never) private static func isLost(_ place: Int) -> Bool { shl_is_lost(table + place) != 0 }
 
-    @inline(never) private static func guarded(_ base: UnsafeMutableRawPointer, _ count: Int, _ fill: UInt8) throws(Errno) -> Int {
+    @inline(never) private static func guarded(_ base: UnsafeMutableRawPointer, _ count: Int, _ writable: Bool, _ fill: UInt8) throws(Errno)
+        -> Int
+    {
         try places.withLock { (places) throws(Errno) -> Int in
             if places == nil {
                 try check(shl_guard_mappings(table, limit))
@@ -63,7 +65,7 @@ public struct GuardedMapping: ~Copyable, @unchecked Sendable {
                 place = next
                 places?.next += 1
             }
-            shl_guard(table + place, base, count, fill)
+            shl_guard(table + place, base, count, fill, writable ? 0 : 1)
             return place
         }
     }

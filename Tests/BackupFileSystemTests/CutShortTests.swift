@@ -3,7 +3,7 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// Files of a packed store that somebody cuts short under a server that is reading them: errors of what was in them, and the server lives.
+/// Files of a packed store that somebody cuts short under a server that has them mapped: errors of what was in them, and the server lives.
 @Suite(.serialized) struct CutShortTests {
     private static let arguments = ["--layout", "packed", "--segment", "1M"]
     private static let pages = 1024
@@ -30,7 +30,7 @@ import Testing
 
     @Test func aSegment() throws {
         guard Machine.isRoot else {
-            return Machine.lacks("root", so: "no tmpfs of a test's own: segments in memory that are cut short are not tested")
+            return Machine.lacks("root", so: "no tmpfs of a test's own: mapped segments that are cut short are not tested")
         }
         let memory = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
         let pattern = PagePattern(seed: testSeed("cut segment"))
@@ -39,6 +39,9 @@ import Testing
                 let data = try server.makeObject(1, sizeBytes: Self.pages * page)
                 for index in 0..<Self.pages { try write(pattern.page(index, zeroEvery: 0), to: data.number, at: index * page) }
                 #expect(try errors(data.number, pattern) == 0)
+                let mapped = try #require(Int(try server.statistic("mapped_segments") ?? ""))
+                #expect(mapped > 3)
+
                 let segments = try Files.open(memory.path + "/segments", [.readOnly, .directory])
                 var names: [String] = []
                 try Files.forEachName(in: segments.number) { names.append($0) }
@@ -47,6 +50,7 @@ import Testing
                 let lost = try errors(data.number, pattern)
                 #expect(lost > 200 && lost < 300)
                 #expect(try errors(data.number, pattern) == lost)
+                #expect(Int(try server.statistic("mapped_segments") ?? "") == mapped - 1)
                 #expect(Int(try server.statistic("checksum_errors") ?? "") ?? 0 >= lost)
                 for index in 0..<Self.pages { try write(pattern.page(index, zeroEvery: 0), to: data.number, at: index * page) }
                 #expect(try errors(data.number, pattern) == 0)

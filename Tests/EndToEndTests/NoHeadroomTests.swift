@@ -10,7 +10,10 @@ import Testing
     private static let poolBytes = 64 << 20
     /// The pool, the store on tmpfs and both daemons are in a memory cgroup whose limit is exactly what they have. The client is not: nothing but the daemons
     /// can notice, decide, shrink, or be killed.
-    @Test(arguments: [1, 4]) func shrinkingInAFullCgroupKillsNobody(_ incompressible: Int) async throws {
+    ///
+    /// `hugeSegments`: the store has large pages to begin with, and must do without.
+    @Test(arguments: [(1, false), (4, false), (1, true)])
+    func shrinkingInAFullCgroupKillsNobody(_ incompressible: Int, hugeSegments: Bool) async throws {
         guard Machine.isRoot, let group = try? MemoryGroup.make("-full"), group.killed != nil else {
             return Machine.lacks("a writable memory cgroup (version 1)", so: "shrinking without headroom is not tested")
         }
@@ -18,13 +21,17 @@ import Testing
         let scratch = try ScratchDirectory()
         let (path, seenPath) = (group.path, scratch.file("seen"))
         await #expect(processExitsWith: .success) {
-            [path = path as String, seenPath = seenPath as String, incompressible = incompressible as Int] in
+            [
+                path = path as String, seenPath = seenPath as String, incompressible = incompressible as Int,
+                hugeSegments = hugeSegments as Bool
+            ] in
             func tell(_ text: String) { try? Files.replaceContents(of: seenPath, with: Array(text.utf8)) }
             let group = MemoryGroup(path: path)
             try group.enter()
-            let tmpfs = try ScratchMemoryFileSystem(sizeBytes: 128 << 20)
+            let tmpfs = try ScratchMemoryFileSystem(sizeBytes: 128 << 20, options: hugeSegments ? "huge=within_size" : nil)
             let daemon = try DaemonProcess(
-                store: tmpfs.path, arguments: ["--segment", "1M", "--low-watermark", "10%", "--high-watermark", "20%"],
+                store: tmpfs.path,
+                arguments: ["--segment", hugeSegments ? "4M" : "1M", "--low-watermark", "10%", "--high-watermark", "20%"],
                 environment: ["SHRINKD_PRESSURE=on"])
             let client = try ShrinkdClient(path: daemon.socket)
             let memory = try client.createPool("pool", sizeBytes: Self.poolBytes)

@@ -23,7 +23,7 @@ import Testing
         }
         #expect(offered == "windows: yes\n")
         // There before memory is short: one for each copy buffer.
-        #expect(try runProgram("/bin/grep", ["^open.windows:", daemon.mountPoint + "/stats"]).output == "open.windows: 6\n")
+        #expect(try runProgram("/bin/grep", ["^open.windows:", daemon.mountPoint + "/stats"]).output == "open.windows: 7\n")
         #expect(try control("status", "--json").output.contains("\"windows\""))
         let pool = try PoolClient(daemon, pool: "p", sizeBytes: 16 << 20, seed: testSeed("windows"))
         let object = try pool.makeObject(pages: 2048, zeroEvery: 7)

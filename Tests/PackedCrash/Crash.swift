@@ -16,7 +16,7 @@ func runPackedCrash() {
     }
     do {
         var options = PackedOptions()
-        options.segmentBytes = 1 << 20
+        options.segmentBytes = ThisProcess.environment("PACKED_CRASH_SEGMENT").flatMap { Int($0) } ?? 1 << 20
         options.runsInBackground = false
         options.ageSeconds = 0
         if let budget = ThisProcess.environment("PACKED_CRASH_BUDGET") { options.writeBudgetBytesPerDay = UInt64(budget) }

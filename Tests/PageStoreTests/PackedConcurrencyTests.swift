@@ -9,7 +9,7 @@ import Testing
 /// Writers, readers, punches, the cleaner and moves between tiers on one object at once: a page read is one version, whole.
 @Suite struct PackedConcurrencyTests {
     /// A page that tells which one it is, which version, and whether it is whole.
-    private static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
+    static func make(_ bytes: UnsafeMutableRawPointer, page: Int, version: UInt64) {
         for i in 0..<512 {
             let noise = (version ^ UInt64(page)) &* 0x9E37_79B9_7F4A_7C15 &+ UInt64(i) &* (version | 1)
             bytes.storeBytes(
@@ -18,7 +18,7 @@ import Testing
         }
     }
 
-    private static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
+    static func isWhole(_ bytes: UnsafeMutableRawPointer, page: Int, _ scratch: UnsafeMutableRawPointer) -> Bool {
         if isZero(bytes, basePageSize) { return true }
         guard bytes.load(as: UInt64.self) == UInt64(page) else { return false }
         make(scratch, page: page, version: bytes.load(fromByteOffset: 8, as: UInt64.self))
@@ -32,12 +32,14 @@ import Testing
         let wrong = Mutex<[String]>([])
         let isOver = Atomic<Bool>(false)
         let readPages = Atomic<Int>(0)
+        let sawMappings = Atomic<Bool>(false)
     }
 
+    /// In memory segments are mapped for the readers.
     @Test(arguments: [false, true]) func everyPageReadIsOneVersionWhole(_ inMemory: Bool) throws {
         let seed = testSeed("packed concurrency")
         if inMemory, !Machine.isRoot {
-            return Machine.lacks("root", so: "no tmpfs of a test's own: readers of segments in memory are not tested")
+            return Machine.lacks("root", so: "no tmpfs of a test's own: readers of mapped segments are not tested")
         }
         let memory = inMemory ? try ScratchMemoryFileSystem(sizeBytes: 256 << 20) : nil
         let disk = try ScratchDirectory()
@@ -98,6 +100,7 @@ import Testing
                         shared.wrong.withLock { $0.append("page \(start + i) is torn") }
                     }
                     shared.readPages.add(count, ordering: .relaxed)
+                    if store.core.table.mappings.load(ordering: .relaxed) > 0 { shared.sawMappings.store(true, ordering: .relaxed) }
                 }, rounds: nil),
             try thread(12, { _, _ in _ = store.cleaner.cleanOne(urgent: true) }, rounds: nil),
             try thread(
@@ -117,12 +120,23 @@ import Testing
         #expect(
             store.core.counters.cleanedSegments.load(ordering: .relaxed) > 0
                 && store.core.counters.movedSegments.load(ordering: .relaxed) > 0)
+        // No mapping showed another segment than the one that was asked for, and none outlives its own.
+        #expect(shared.sawMappings.load(ordering: .relaxed) == inMemory)
+        #expect(store.core.counters.mappingRereads.load(ordering: .relaxed) == 0)
+        #expect(try Self.staleMappings(store, firstPath).isEmpty)
         // What lives is what the index says, whoever moved it.
         #expect((0..<store.core.table.numberLimit).reduce(0) { $0 + store.core.table.slot($1).liveBytes } == object.attributes.storedBytes)
         #expect(try object.pages(from: StoredPageIndex(rawValue: 0)!, limit: pages).count == object.attributes.pageCount)
     }
 
-    /// Segments die and their numbers are taken again as fast as a writer can, while others read.
+    /// Mappings of segments that are gone, when nobody reads any more.
+    private static func staleMappings(_ store: PackedStore, _ path: String) throws -> [Substring] {
+        store.core.table.grace.collect()
+        let maps = String(decoding: try Files.contents(of: "/proc/self/maps", limit: 64 << 20), as: UTF8.self)
+        return maps.split(separator: "\n").filter { $0.contains(path + "/segments/") && $0.hasSuffix("(deleted)") }
+    }
+
+    /// Segments die and their numbers are taken again as fast as a writer can, while others read them where they lie.
     @Test func aNumberUsedAgainNeverShowsTheSegmentThatHadIt() throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: numbers used again are not tested") }
         let seed = testSeed("packed numbers")
@@ -131,6 +145,8 @@ import Testing
         options.segmentBytes = 1 << 20
         options.runsInBackground = false
         options.memoryFloorBytes = 0
+        // Some go before their segments do.
+        options.mappedBytesLimit = 4 << 20
         let store = try PackedStore(directories: [memory.path], options: options)
         let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
         let pages = 1024
@@ -176,7 +192,9 @@ import Testing
         #expect(written / options.segmentBytes >= store.core.table.numberLimit + 60, "numbers were not used again")
         let wrong = shared.wrong.withLock { $0 }
         #expect(wrong.isEmpty, "seed \(seed): \(wrong.prefix(5))")
+        #expect(store.core.counters.mappingRereads.load(ordering: .relaxed) == 0)
         #expect(store.core.counters.checksumErrors.load(ordering: .relaxed) == 0)
+        #expect(try Self.staleMappings(store, memory.path).isEmpty)
         store.close()
     }
 

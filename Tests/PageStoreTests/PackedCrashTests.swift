@@ -31,8 +31,8 @@ import Testing
     }
 
     static func check(
-        _ seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, _ directories: [String], _ answers: [UInt8],
-        wasKilled: Bool
+        _ seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations, segmentBytes: Int = 1 << 20, _ directories: [String],
+        _ answers: [UInt8], wasKilled: Bool
     ) throws
         -> [String]
     {
@@ -44,7 +44,7 @@ import Testing
         }
         if wasKilled { model.applyPerhaps(workload.next()) }
         var options = PackedOptions()
-        options.segmentBytes = 1 << 20
+        options.segmentBytes = segmentBytes
         options.runsInBackground = false
         let store = try PackedStore(directories: directories, options: options)
         var lines = model.differences(store)

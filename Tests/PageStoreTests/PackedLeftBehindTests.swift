@@ -50,9 +50,19 @@ import Testing
         return bytes == random(seed)
     }
 
-    @Test func pagesOfARemovedObjectThatIsOpenAreNoDamage() throws {
+    /// `zeros`: behind the blocks, as a segment of full length has them that was open when its server was killed.
+    @Test(arguments: [false, true]) func pagesOfARemovedObjectThatIsOpenAreNoDamage(_ zeros: Bool) throws {
         let directory = try ScratchDirectory()
         var (store, objects, reports) = try Self.twoObjects(directory.path)
+        if zeros {
+            for number in 0..<store.core.table.numberLimit where store.core.table.slot(number).state == .sealed {
+                let slot = store.core.table.slot(number)
+                try store.core.pool.withContext { _ throws(Errno) in
+                    try Files.truncate(try store.core.table.descriptor(number), to: store.segmentBytes)
+                }
+                slot.usedBytes = store.segmentBytes
+            }
+        }
         try store.remove(objects[1].id)
         try objects[0].punch(at: 0, length: 90 * basePageSize)
         // The first object's remaining pages move; the second's can't.
@@ -122,7 +132,7 @@ import Testing
             #expect(store.core.tiers[0].inMemory)
             let table = try SegmentTable(
                 geometry: store.core.geometry, identity: store.core.identity, tiers: store.core.tiers, pins: WorkerPool.size,
-                descriptorLimit: 16)
+                descriptorLimit: 16, mappingLimit: 1, beforeMapping: nil)
             // What opening made is the store's table's.
             _ = try runProgram("/usr/bin/find", [memory.path + "/segments", "-type", "f", "-delete"])
             var numbers: [Int] = []

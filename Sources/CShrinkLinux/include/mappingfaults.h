@@ -10,7 +10,9 @@
 typedef struct {
     uintptr_t base, end;
     uint32_t lost;
-    uint32_t fill;
+    uint16_t fill;
+    // Nobody may write into what takes a lost page's place either.
+    uint16_t read_only;
 } shl_guarded_mapping;
 
 typedef struct {
@@ -35,6 +37,7 @@ static inline int shl_replace_lost_page(uintptr_t address) {
         void *filled = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (filled == MAP_FAILED) return 0;
         memset(filled, (int)m->fill, page);
+        if (m->read_only && mprotect(filled, page, PROT_READ) != 0) return 0;
         __atomic_store_n(&m->lost, 1, __ATOMIC_SEQ_CST);
         return mremap(filled, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(address & ~(page - 1))) != MAP_FAILED;
     }
@@ -58,9 +61,10 @@ static inline int shl_guard_mappings(shl_guarded_mapping *table, size_t count) {
     action.sa_flags = SA_SIGINFO;
     return sigaction(SIGBUS, &action, &guards->before);
 }
-static inline void shl_guard(shl_guarded_mapping *m, const void *base, size_t count, uint8_t fill) {
+static inline void shl_guard(shl_guarded_mapping *m, const void *base, size_t count, uint8_t fill, int read_only) {
     m->lost = 0;
     m->fill = fill;
+    m->read_only = read_only != 0;
     m->end = (uintptr_t)base + count;
     __atomic_store_n(&m->base, (uintptr_t)base, __ATOMIC_SEQ_CST);
 }

@@ -208,6 +208,9 @@ static inline uint32_t shl_exchange32(uint32_t *word, uint32_t value) { return _
 static inline uint64_t shl_fetch_sub(uint64_t *word, uint64_t value) { return __atomic_fetch_sub(word, value, __ATOMIC_ACQ_REL); }
 static inline uint32_t shl_fetch_or32(uint32_t *word, uint32_t bits) { return __atomic_fetch_or(word, bits, __ATOMIC_ACQ_REL); }
 static inline uint32_t shl_fetch_and32(uint32_t *word, uint32_t bits) { return __atomic_fetch_and(word, bits, __ATOMIC_ACQ_REL); }
+static inline int shl_replace(uint64_t *word, uint64_t expected, uint64_t desired) {
+    return __atomic_compare_exchange_n(word, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
 static inline int shl_replace32(uint32_t *word, uint32_t expected, uint32_t desired) {
     return __atomic_compare_exchange_n(word, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }

@@ -63,21 +63,28 @@ struct BlockHeader {
         base.storeBytes(of: Checksum.bytes(base, headerBytes), toByteOffset: 4, as: UInt32.self)
     }
 
-    /// The header at `base`, or nil if it is not one, is damaged, or says more than `available` bytes.
+    /// The header at `base`, or nil if it is not one, is damaged, or says more than `available` bytes. `base` is 8-aligned.
+    ///
+    /// The bytes may change meanwhile, for somebody else has the file: each is read once, so that what was looked at is what is used.
     @inline(__always) init?(at base: UnsafeRawPointer, available: Int) {
-        guard available >= Self.fixedBytes, base.loadUnaligned(as: UInt16.self) == Self.magic,
-            let codec = Codec(rawValue: base.load(fromByteOffset: 2, as: UInt8.self))
+        guard available >= Self.fixedBytes else { return nil }
+        let words = UnsafeMutablePointer(mutating: base.assumingMemoryBound(to: UInt64.self))
+        let kind = AtomicMemory.load(words)
+        let place = AtomicMemory.load(words + 1)
+        let mask = AtomicMemory.load(words + 2)
+        let extent = AtomicMemory.load(words + 3)
+        guard UInt16(truncatingIfNeeded: kind) == Self.magic, let codec = Codec(rawValue: UInt8(truncatingIfNeeded: kind >> 16))
         else { return nil }
-        pages = Int(base.load(fromByteOffset: 3, as: UInt8.self))
         self.codec = codec
+        pages = Int(UInt8(truncatingIfNeeded: kind >> 24))
         guard pages >= 1, pages <= Self.maximumPages, available >= Self.headerBytes(pages: pages) else { return nil }
-        object = base.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
-        firstPage = Int(base.loadUnaligned(fromByteOffset: 12, as: UInt32.self))
-        mask = base.loadUnaligned(fromByteOffset: 16, as: UInt64.self)
-        payloadBytes = Int(base.loadUnaligned(fromByteOffset: 24, as: UInt32.self))
-        seconds = base.loadUnaligned(fromByteOffset: 28, as: UInt32.self)
+        object = UInt32(truncatingIfNeeded: place)
+        firstPage = Int(place >> 32)
+        self.mask = mask
+        payloadBytes = Int(UInt32(truncatingIfNeeded: extent))
+        seconds = UInt32(truncatingIfNeeded: extent >> 32)
         // As `write` sums it: with zero in the sum's own place.
-        let sum = base.loadUnaligned(fromByteOffset: 4, as: UInt32.self)
+        let sum = UInt32(truncatingIfNeeded: kind >> 32)
         var zero: UInt32 = 0
         var expected = Checksum.bytes(base, 4)
         expected = Checksum.bytes(&zero, 4, continuing: expected)

@@ -40,6 +40,7 @@ final class CleaningRun {
             context.windowSegment = -1
             var windowStart = 0
             var windowEnd = 0
+            var isUnreadable = false
             while position + BlockHeader.fixedBytes <= end {
                 if !urgent, core.pool.writers.load(ordering: .relaxed) > 0 {
                     try flush()
@@ -58,14 +59,17 @@ final class CleaningRun {
                     windowEnd = position + got
                     header = BlockHeader(at: window, available: got)
                 }
-                // Nothing behind the last block, or something that isn't one: see below whether anything lives there.
-                guard let header else { break }
+                guard let header else {
+                    // Zeros behind the last block of a segment of full length, or something that isn't one: see below whether anything lives there.
+                    isUnreadable = try !areZeros(from: position, to: end, window)
+                    break
+                }
                 try move(header, at: window + (position - windowStart), location: core.geometry.location(victim, offset: position))
                 position += header.length
             }
             try flush()
             try syncIndexes()
-            noteLeftBehind(unreadable: position < end)
+            noteLeftBehind(unreadable: isUnreadable)
             return core.table.slot(victim).livePages == 0
         } catch {
             if error != .noSpace, error != .diskQuotaExceeded { core.tiers[tier].note("compacting segment \(victim)", error) }
@@ -73,6 +77,18 @@ final class CleaningRun {
             context.staged = 0
             return false
         }
+    }
+
+    private func areZeros(from start: Int, to end: Int, _ buffer: UnsafeMutableRawPointer) throws(Errno) -> Bool {
+        var position = start
+        while position < end {
+            let fd = try core.table.descriptor(victim)
+            let count = min(WorkerContext.windowBytes, end - position)
+            let got = try Files.read(fd, into: UnsafeMutableRawBufferPointer(start: buffer, count: count), at: position)
+            guard got > 0, isZero(buffer, got & ~63) else { return false }
+            position += got
+        }
+        return true
     }
 
     /// Pages may live on although every block was moved: of a removed object that somebody has open, or of a punch that hasn't counted its dead pages

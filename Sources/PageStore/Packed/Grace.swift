@@ -2,18 +2,18 @@ import ShrinkLinux
 import Synchronization
 import SystemPackage
 
-/// Keeps a descriptor open while a reader may still use its number.
+/// Keeps a descriptor open and a segment mapped while a reader may still use them.
 ///
-/// Whoever works on segments is pinned: its slot holds the epoch at which it began. A descriptor taken out of use at epoch E is
-/// closed once every pin is empty or later than E. Taking out of use is one exchange before the epoch moves on, pinning one exchange
-/// before the first descriptor is looked up, so one of the two sees the other.
+/// Whoever works on segments is pinned: its slot holds the epoch at which it began. What was taken out of use at epoch E is
+/// closed and unmapped once every pin is empty or later than E. Taking out of use is one exchange before the epoch moves on, pinning one exchange
+/// before the first descriptor or mapping is looked up, so one of the two sees the other.
 final class Grace: @unchecked Sendable {
     // Sendable: pins and epoch are touched atomically only.
     private let pins: UnsafeMutablePointer<UInt64>
     private let pinCount: Int
     private let epoch = Atomic<UInt64>(1)
     private let waiting = Atomic<Int>(0)
-    private let limbo = Mutex<[(epoch: UInt64, fd: CInt, segment: Int?)]>([])
+    private let limbo = Mutex<[(epoch: UInt64, fd: CInt, mapping: SegmentMapping?, segment: Int?)]>([])
     /// Told of each segment whose number may be used again.
     private let recycled: @Sendable (Int) -> Void
 
@@ -26,7 +26,12 @@ final class Grace: @unchecked Sendable {
     }
 
     deinit {
-        limbo.withLock { for entry in $0 where entry.fd >= 0 { _ = OwnedDescriptor(owning: entry.fd) } }
+        limbo.withLock {
+            for entry in $0 {
+                entry.mapping?.end()
+                if entry.fd >= 0 { _ = OwnedDescriptor(owning: entry.fd) }
+            }
+        }
         pins.deallocate()
     }
 
@@ -37,10 +42,10 @@ final class Grace: @unchecked Sendable {
         collectIfWaiting()
     }
 
-    /// Closes `fd` (none if negative) and recycles the segment's number when nobody can be using them any more.
-    func retire(_ fd: CInt, segment: Int? = nil) {
+    /// Closes `fd` (none if negative), ends the mapping and recycles the segment's number when nobody can be using them any more.
+    func retire(_ fd: CInt, _ mapping: SegmentMapping? = nil, segment: Int? = nil) {
         let now = epoch.add(1, ordering: .sequentiallyConsistent).oldValue
-        limbo.withLock { $0.append((now, fd, segment)) }
+        limbo.withLock { $0.append((now, fd, mapping, segment)) }
         waiting.add(1, ordering: .relaxed)
     }
 
@@ -62,6 +67,7 @@ final class Grace: @unchecked Sendable {
         }
         for entry in free {
             waiting.subtract(1, ordering: .relaxed)
+            entry.mapping?.end()
             if entry.fd >= 0 {
                 let file = OwnedDescriptor(owning: entry.fd)
                 // Room comes back now, even if a process that is just being started still has a copy of the descriptor.

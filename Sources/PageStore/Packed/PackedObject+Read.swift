@@ -98,6 +98,14 @@ extension PackedObject {
             if index.pointee.entry(page) != entry { return 0 }
             if pages > 1, try readBlock(context, target, entry, page: page, pages: 1, ahead: 0) { return 1 }
             if index.pointee.entry(page) != entry { return 0 }
+            if context.blockIsMapped {
+                // What a mapping shows may not be what the file has; the file has the last word.
+                context.readsMappings = false
+                context.decodedLocation = WorkerContext.nothingDecoded
+                core.counters.mappingRereads.add(1, ordering: .relaxed)
+                core.table.leaveLostMapping(core.geometry.segment(of: entry.location))
+                return 0
+            }
             throw damaged(page, entry)
         case .damaged:
             if index.pointee.entry(page) != entry { return 0 }
@@ -218,11 +226,16 @@ extension PackedObject {
         return (block, header)
     }
 
-    /// The block's bytes: in the window, or read into it together with those that follow in the segment and are wanted next.
+    /// The block's bytes: in the mapped segment, in the window, or read into it together with those that follow in the segment and are wanted next.
     @inline(__always)
     func blockBytes(_ context: WorkerContext, _ entry: IndexEntry, nextPage: Int, ahead: Int) throws(Errno) -> UnsafeRawPointer? {
         let segment = core.geometry.segment(of: entry.location)
         let offset = core.geometry.offset(of: entry.location)
+        if context.readsMappings, let bytes = core.table.mapped(segment, offset..<offset + entry.length) {
+            context.blockIsMapped = true
+            return bytes
+        }
+        context.blockIsMapped = false
         if segment == context.windowSegment, offset >= context.windowStart, offset + entry.length <= context.windowEnd {
             return UnsafeRawPointer(context.window + (offset - context.windowStart))
         }

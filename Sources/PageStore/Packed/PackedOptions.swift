@@ -16,12 +16,17 @@ public struct PackedOptions: Sendable {
     public var memoryFloorBytes: UInt64 = 64 << 20
     /// Objects whose index is mapped at once, those in use apart; also limited by the process's open files.
     public var mappedObjectLimit = 16384
+    /// Segments of a memory tier that are mapped for reading at once, in bytes of address space: page tables take a 512th of it where the tier's pages are
+    /// small.
+    var mappedBytesLimit = 4 << 30
     /// Runs the cleaner and the ageing of segments on threads of the store. Off only for tests that call them.
     public var runsInBackground = true
     /// Gets lines for the log: damage, a tier that fails, what was dropped.
     public var report: @Sendable (String) -> Void = { _ in }
     /// Called by whoever is about to compress a block of that object, without anything but what it holds while compressing; for tests.
     var beforeCompressing: (@Sendable (UInt32) -> Void)?
+    /// Called by whoever has just mapped a segment and is about to let others have the mapping; for tests.
+    var beforeMapping: (@Sendable () -> Void)?
 
     public init() {}
 }

@@ -36,6 +36,8 @@ extension PackedStore {
             ("cleaned_bytes", "\(counters.cleanedBytes.load(ordering: .relaxed))"),
             ("moved_segments", "\(counters.movedSegments.load(ordering: .relaxed))"),
             ("moved_bytes", "\(counters.movedBytes.load(ordering: .relaxed))"),
+            ("mapped_segments", "\(core.table.mappings.load(ordering: .relaxed))"),
+            ("mapping_rereads", "\(counters.mappingRereads.load(ordering: .relaxed))"),
             ("full_writes", "\(counters.noSpace.load(ordering: .relaxed))"),
             ("write_budget_bytes", core.budget.bytesPerDay.map { "\($0)" } ?? "none"), ("budget_spent_bytes", "\(core.budget.spentToday)"),
         ]
@@ -56,6 +58,7 @@ extension PackedStore {
             facts.append((prefix + "segments", "\(sums[tier.number].segments)"))
             facts.append((prefix + "file_bytes", "\(sums[tier.number].file)"))
             facts.append((prefix + "stored_bytes", "\(sums[tier.number].live)"))
+            facts.append((prefix + "huge_page_bytes", tier.hugePageBytes.map { "\($0)" } ?? "none"))
             facts.append((prefix + "reserve_bytes", core.reserves[tier.number].state))
             facts.append(
                 (

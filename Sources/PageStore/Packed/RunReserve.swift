@@ -8,7 +8,8 @@ import SystemPackage
 /// So a run goes into room that was allocated before; when its pages have left the pool, the next write finds that memory free and allocates ahead
 /// again. Where nothing is free it takes what is left, and then fails with ENOSPC, which is told and does not kill.
 ///
-/// Allocated beyond the file's end (FALLOC_FL_KEEP_SIZE): the size says what was appended, and sealing gives the rest back.
+/// Allocated beyond the file's end (FALLOC_FL_KEEP_SIZE): the size says what was appended, and sealing gives the rest back. A segment in large pages has
+/// its full length from the start, and whole large pages allocated ahead; when memory gets short it is cut to what it has, and grows in small ones.
 final class RunReserve: Sendable {
     /// The largest write of one call, with headers.
     static let runBytes = (1 << 20) + (64 << 10)
@@ -25,23 +26,43 @@ final class RunReserve: Sendable {
 
     /// Sees to it that `needed` bytes after the open segment's position have memory, and a run after those if there is enough. ENOSPC if not even `needed`.
     @inline(__always)
-    func prepare(_ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, segmentBytes: Int) throws(Errno) {
+    func prepare(
+        _ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, segmentBytes: Int, hugePageBytes: Int?
+    ) throws(Errno) {
         // In halves: one allocation for several writes.
         if open.allocated - open.position - needed >= Self.runBytes / 2 { return }
         let wanted = min(segmentBytes, open.position + needed + Self.runBytes)
-        if open.allocated < wanted { try extend(&open, fd, needed: needed, to: wanted) }
+        if open.allocated < wanted { try extend(&open, fd, needed: needed, to: wanted, hugePageBytes) }
+    }
+
+    /// True if there is memory enough for large pages.
+    func seesPlenty() -> Bool { look.withLock { sawPlenty($0) || lookAgain(&$0) > Self.plentyBytes } }
+
+    private func sawPlenty(_ look: (at: MonotonicTime, bytes: Int)) -> Bool {
+        look.bytes > Self.plentyBytes && MonotonicTime.now().nanoseconds(since: look.at) < Self.lookNanoseconds
+    }
+
+    private func lookAgain(_ look: inout (at: MonotonicTime, bytes: Int)) -> Int {
+        let free = cgroup.map { (try? $0.availableBytes()) ?? .max } ?? .max
+        look = (MonotonicTime.now(), min(free, .max / 2))
+        return look.bytes
     }
 
     @inline(never)
-    private func extend(_ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int) throws(Errno) {
-        let isPlenty = look.withLock { look in
-            look.bytes > Self.plentyBytes && MonotonicTime.now().nanoseconds(since: look.at) < Self.lookNanoseconds
-        }
-        if isPlenty { return try extend(&open, fd, needed: needed, to: wanted, free: .max / 2) }
+    private func extend(
+        _ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int, _ hugePageBytes: Int?
+    ) throws(Errno) {
+        var wholePages = wanted
+        if open.isFullLength, let hugePageBytes { wholePages = (wanted + hugePageBytes - 1) / hugePageBytes * hugePageBytes }
+        if look.withLock({ sawPlenty($0) }) { return try extend(&open, fd, needed: needed, to: wholePages, free: .max / 2) }
         // What is free is free for one: two who saw the same room would take it twice, and somebody were killed.
         try look.withLock { (look) throws(Errno) in
-            let free = cgroup.map { (try? $0.availableBytes()) ?? .max } ?? .max
-            look = (MonotonicTime.now(), min(free, .max / 2))
+            if lookAgain(&look) > Self.plentyBytes { return try extend(&open, fd, needed: needed, to: wholePages, free: look.bytes) }
+            if open.isFullLength {
+                let end = (max(open.allocated, open.position) + basePageSize - 1) & ~(basePageSize - 1)
+                try Files.truncate(fd, to: end)
+                open.isFullLength = false
+            }
             try extend(&open, fd, needed: needed, to: wanted, free: look.bytes)
         }
     }
@@ -50,6 +71,10 @@ final class RunReserve: Sendable {
         _ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int, free: Int
     ) throws(Errno) {
         let start = max(open.allocated, open.position)
+        var wanted = wanted
+        if free > Self.plentyBytes {
+            wanted = (wanted + (2 << 20) - 1) & ~((2 << 20) - 1)
+        }
         let missing = max(0, open.position + needed - start)
         if missing > free { throw .noSpace }
         let bytes = max(missing, min(wanted - start, free - Self.marginBytes))
@@ -76,11 +101,11 @@ extension StoreCore {
             pool.withContext(of: slot) { context in
                 do throws(Errno) {
                     if context.open[0].number < 0 {
-                        let number = try newSegment(tier: 0, for: .writer)
-                        context.open[0] = WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes)
+                        context.open[0] = try newOpenSegment(tier: 0)
                     }
                     try runs.prepare(
-                        &context.open[0], try table.descriptor(context.open[0].number), needed: 0, segmentBytes: geometry.segmentBytes)
+                        &context.open[0], try table.descriptor(context.open[0].number), needed: 0, segmentBytes: geometry.segmentBytes,
+                        hugePageBytes: tiers[0].hugePageBytes)
                 } catch {
                     tiers[0].note("room for a run", error)
                 }

@@ -96,6 +96,7 @@ final class SegmentCleaner: Sendable {
                     guard (try? Files.truncate(fd, to: open.position)) != nil else { continue }
                     if open.allocated > open.position { any = true }
                     context.open[tier].allocated = open.position
+                    context.open[tier].isFullLength = false
                 }
             }
         }

@@ -89,6 +89,8 @@ final class SegmentTable: @unchecked Sendable {
                 AtomicMemory.store(word32(40), UInt32(truncatingIfNeeded: newValue.pages))
             }
         }
+        /// A `SegmentMapping`, or why there is none.
+        @inline(__always) var mapping: UnsafeMutablePointer<UInt64> { word64(48) }
     }
 
     static let headerBytes = 64
@@ -98,8 +100,12 @@ final class SegmentTable: @unchecked Sendable {
     let tiers: [StoreTier]
     private let arena: MappedMemory
     private let numbers = Mutex<Numbers>(Numbers())
+    /// Segments that are mapped just now.
+    let mappings = Atomic<Int>(0)
     private let openDescriptors = Atomic<Int>(0)
     private let descriptorLimit: Int
+    let mappingLimit: Int
+    let beforeMapping: (@Sendable () -> Void)?
     // Set once, before the first worker.
     nonisolated(unsafe) private(set) var grace: Grace
 
@@ -110,11 +116,16 @@ final class SegmentTable: @unchecked Sendable {
         var hand = 0
     }
 
-    init(geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int) throws(Errno) {
+    init(
+        geometry: SegmentGeometry, identity: StoreIdentity, tiers: [StoreTier], pins: Int, descriptorLimit: Int, mappingLimit: Int,
+        beforeMapping: (@Sendable () -> Void)?
+    ) throws(Errno) {
         self.geometry = geometry
         self.identity = identity
         self.tiers = tiers
         self.descriptorLimit = descriptorLimit
+        self.mappingLimit = mappingLimit
+        self.beforeMapping = beforeMapping
         arena = try MappedMemory(anonymous: geometry.segmentLimit * 64, populated: false)
         grace = Grace(pins: pins, recycled: { _ in })
         grace = Grace(pins: pins, recycled: { [unowned self] in self.recycle($0) })
@@ -124,6 +135,7 @@ final class SegmentTable: @unchecked Sendable {
         for n in 0..<numberLimit {
             let raw = AtomicMemory.load(slot(n).descriptor)
             if raw != 0 { _ = OwnedDescriptor(owning: CInt(raw) - 1) }
+            SegmentMapping(word: AtomicMemory.load(slot(n).mapping))?.end()
         }
     }
 
@@ -158,30 +170,23 @@ final class SegmentTable: @unchecked Sendable {
     }
 
     /// The segment died, or moved to another tier. The caller is pinned, so that its number means the same segment still.
-    private func isPast(_ slot: Slot, tier: Int) -> Bool {
+    func isPast(_ slot: Slot, tier: Int) -> Bool {
         let state = slot.state
         return state == .retired || state == .free || slot.tier != tier
     }
 
-    /// Takes the descriptor out of use; it is closed after the last reader.
+    /// Takes descriptor and mapping out of use; they are closed after the last reader.
     func releaseDescriptor(_ number: Int, recycling: Bool = false) {
         let raw = AtomicMemory.exchange(slot(number).descriptor, 0)
         if raw != 0 { openDescriptors.subtract(1, ordering: .relaxed) }
-        if raw != 0 || recycling { grace.retire(CInt(raw) - 1, segment: recycling ? number : nil) }
+        let mapping = takeMapping(number)
+        if raw != 0 || mapping != nil || recycling { grace.retire(CInt(raw) - 1, mapping, segment: recycling ? number : nil) }
     }
 
     /// Closes an eighth of the descriptors, of sealed segments, in turn.
     private func closeSome() {
-        let chosen: [Int] = numbers.withLock { numbers in
-            var chosen: [Int] = []
-            for _ in 0..<numbers.next where chosen.count < max(1, descriptorLimit / 8) {
-                numbers.hand = numbers.hand + 1 < numbers.next ? numbers.hand + 1 : 0
-                let slot = slot(numbers.hand)
-                if slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && (!slot.isDirty || isInMemory(slot)) {
-                    chosen.append(numbers.hand)
-                }
-            }
-            return chosen
+        let chosen = inTurn(max(1, descriptorLimit / 8)) { slot in
+            slot.state == .sealed && AtomicMemory.load(slot.descriptor) != 0 && (!slot.isDirty || isInMemory(slot))
         }
         for number in chosen { releaseDescriptor(number) }
     }
@@ -192,16 +197,31 @@ final class SegmentTable: @unchecked Sendable {
         return tier < tiers.count && tiers[tier].inMemory
     }
 
+    /// At most `count` segments, going on where the last call ended.
+    func inTurn(_ count: Int, where isWanted: (Slot) -> Bool) -> [Int] {
+        numbers.withLock { numbers in
+            var chosen: [Int] = []
+            for _ in 0..<numbers.next where chosen.count < count {
+                numbers.hand = numbers.hand + 1 < numbers.next ? numbers.hand + 1 : 0
+                if isWanted(slot(numbers.hand)) { chosen.append(numbers.hand) }
+            }
+            return chosen
+        }
+    }
+
     // MARK: Life
 
     /// A new segment file with its header, open for the caller alone. ENOSPC if the tier is full or numbers ran out.
-    func make(tier: Int) throws(Errno) -> Int {
+    ///
+    /// `fullLength`: as long from the start as a segment may become.
+    func make(tier: Int, fullLength: Bool = false) throws(Errno) -> Int {
         let number = try takeNumber()
         let name = StoreTier.segmentName(number)
         let directory = tiers[tier].segments.number
         do throws(Errno) {
             let file = try Files.open(name, [.readWrite, .create, .exclusive, .noFollow], at: directory)
             KillPoint.segmentFileMade.pass()
+            if fullLength { try Files.truncate(file.number, to: geometry.segmentBytes) }
             if let error = writeHeader(number, to: file.number) {
                 try? Files.remove(name, at: directory)
                 throw error

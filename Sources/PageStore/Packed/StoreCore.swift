@@ -33,7 +33,8 @@ final class StoreCore: Sendable {
         self.tiers = tiers
         self.objectsDirectory = objectsDirectory
         table = try SegmentTable(
-            geometry: geometry, identity: identity, tiers: tiers, pins: WorkerPool.size, descriptorLimit: descriptorLimit)
+            geometry: geometry, identity: identity, tiers: tiers, pins: WorkerPool.size, descriptorLimit: descriptorLimit,
+            mappingLimit: max(1, options.mappedBytesLimit / geometry.segmentBytes), beforeMapping: options.beforeMapping)
         pool = try WorkerPool(table: table, codec: options.codec)
         damage = DamageLog(options.report)
         reserves = tiers.map { SegmentReserve(tier: $0, bytes: geometry.segmentBytes) }
@@ -170,19 +171,29 @@ final class StoreCore: Sendable {
             sealOpen(context, tier)
         }
         if context.open[tier].number < 0 {
-            let number = try newSegment(tier: tier, for: .writer)
-            context.open[tier] = WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes)
+            context.open[tier] = try newOpenSegment(tier: tier)
         }
         return (context.open[tier].number, context.open[tier].position + context.staged)
     }
 
     func sealOpen(_ context: WorkerContext, _ tier: Int) {
-        let number = context.open[tier].number
-        guard number >= 0 else { return }
-        // A segment made of the reserve is longer than what was appended.
-        if let fd = try? table.descriptor(number) { try? Files.truncate(fd, to: context.open[tier].position) }
+        let open = context.open[tier]
+        guard open.number >= 0 else { return }
+        // Longer than what was appended are those of the reserve and those of full length. To cut a little off would split the last large page.
+        let unused = geometry.segmentBytes - open.position
+        if !open.isFullLength || unused > geometry.segmentBytes / 64, let fd = try? table.descriptor(open.number) {
+            try? Files.truncate(fd, to: open.position)
+        }
         context.open[tier].number = -1
-        table.seal(number)
+        table.seal(open.number)
+    }
+
+    /// A segment for a writer to append to. Where there are large pages, and memory to waste a part of one, it has its full length at once: tmpfs gives
+    /// a file large pages below its size only.
+    func newOpenSegment(tier: Int) throws(Errno) -> WorkerContext.OpenSegment {
+        let fullLength = (tiers[tier].hugePageBytes.map { geometry.segmentBytes % $0 == 0 } ?? false) && runs.seesPlenty()
+        let number = try newSegment(tier: tier, for: .writer, fullLength: fullLength)
+        return WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes, isFullLength: fullLength)
     }
 
     /// Who needs a new segment.
@@ -194,7 +205,7 @@ final class StoreCore: Sendable {
         case cleanerOfFullTier
     }
 
-    func newSegment(tier: Int, for user: SegmentUser) throws(Errno) -> Int {
+    func newSegment(tier: Int, for user: SegmentUser, fullLength: Bool = false) throws(Errno) -> Int {
         let reserve = reserves[tier]
         switch user {
         case .writer:
@@ -205,7 +216,7 @@ final class StoreCore: Sendable {
             // Without the reserve writers get nothing, so what is free is the cleaner's.
             if reserve.isReady { return try reserve.take { () throws(Errno) in try table.make(tier: tier, renaming: SegmentReserve.name) } }
         }
-        return try table.make(tier: tier)
+        return try table.make(tier: tier, fullLength: fullLength)
     }
 
     /// Writes what is staged to the segment, then publishes its entries in order. After an error those whose bytes are in the
@@ -230,7 +241,9 @@ final class StoreCore: Sendable {
                 slot.isDirty = true
                 let fd = try table.descriptor(open.number)
                 if tiers[tier].inMemory {
-                    try runs.prepare(&context.open[tier], fd, needed: staged, segmentBytes: geometry.segmentBytes)
+                    try runs.prepare(
+                        &context.open[tier], fd, needed: staged, segmentBytes: geometry.segmentBytes,
+                        hugePageBytes: tiers[tier].hugePageBytes)
                 }
                 let written = Files.write(fd, UnsafeRawBufferPointer(start: context.staging, count: staged), at: open.position)
                 done = written.bytes

@@ -10,6 +10,8 @@ final class StoreCounters: Sendable {
     let pagesWritten = Atomic<Int>(0)
     let pagesRead = Atomic<Int>(0)
     let plainBlocks = Atomic<Int>(0)
+    /// Blocks that a mapping didn't show as they should be, which were read from the file then.
+    let mappingRereads = Atomic<Int>(0)
     let checksumErrors = Atomic<Int>(0)
     let damagedEntries = Atomic<Int>(0)
     let cleanedSegments = Atomic<Int>(0)

@@ -83,8 +83,10 @@ final class StoreOpening {
                 if core.table.slot(number).state == .sealed {
                     try? Files.remove(name, at: core.tiers[core.table.slot(number).tier].segments.number)
                 }
+                // One of full length that was still growing has nothing behind what is allocated.
+                let used = tier.hugePageBytes == nil ? status.sizeBytes : min(status.sizeBytes, status.allocatedBytes)
                 core.table.restore(
-                    number, tier: tier.number, usedBytes: status.sizeBytes, sealedAt: UInt32(truncatingIfNeeded: status.modified.seconds))
+                    number, tier: tier.number, usedBytes: used, sealedAt: UInt32(truncatingIfNeeded: status.modified.seconds))
             }
         }
     }

@@ -10,6 +10,8 @@ final class StoreTier: Sendable {
     let segments: SharedDescriptor
     /// True if the directory lies in memory: nothing there needs syncing, and room is a matter of memory.
     let inMemory: Bool
+    /// The size of the large pages that a file gets there which is long enough from the start (tmpfs with `huge=within_size` or `always`); nil: small ones.
+    let hugePageBytes: Int?
     private let signature: SharedDescriptor
 
     let errors = Atomic<Int>(0)
@@ -25,6 +27,14 @@ final class StoreTier: Sendable {
             if error != .fileExists { throw error }
         }
         segments = SharedDescriptor(try Files.open("segments", [.readOnly, .directory, .noFollow], at: directory.number))
+        hugePageBytes = inMemory ? Self.hugePageBytes(in: segments.number) : nil
+    }
+
+    private static func hugePageBytes(in directory: CInt) -> Int? {
+        guard let file = try? Files.openUnnamed(in: directory), (try? Files.truncate(file.number, to: 64 << 20)) != nil,
+            let status = try? Files.status(file.number), status.preferredBytes > basePageSize
+        else { return nil }
+        return status.preferredBytes
     }
 
     func note(_ what: String, _ error: Errno) {

@@ -28,6 +28,8 @@ final class WorkerContext: @unchecked Sendable {
         var position = 0
         /// Up to here the file has memory (`RunReserve`).
         var allocated = 0
+        /// The file is as long as a segment may become, so that it gets large pages.
+        var isFullLength = false
     }
 
     let slot: Int
@@ -50,6 +52,10 @@ final class WorkerContext: @unchecked Sendable {
     var windowSegment = -1
     var windowStart = 0
     var windowEnd = 0
+    /// Until something that was read is not as it should be, in one read.
+    var readsMappings = true
+    /// The block looked at last lies in a mapping.
+    var blockIsMapped = false
     /// The location of the block that `block` holds decompressed, valid within one read only.
     var decodedLocation = WorkerContext.nothingDecoded
     static let nothingDecoded = UInt64.max
@@ -59,6 +65,7 @@ final class WorkerContext: @unchecked Sendable {
     /// Locations mean something within one call only.
     @inline(__always) func forgetRead() {
         windowSegment = -1
+        readsMappings = true
         decodedLocation = Self.nothingDecoded
     }
 
