@@ -33,6 +33,10 @@ import Testing
                 store: tmpfs.path,
                 arguments: ["--segment", hugeSegments ? "4M" : "1M", "--low-watermark", "10%", "--high-watermark", "20%"],
                 environment: ["SHRINKD_PRESSURE=on"])
+            if hugeSegments {
+                let stats = String(decoding: try Files.contents(of: daemon.mountPoint + "/stats"), as: UTF8.self)
+                guard stats.contains("tier.0.huge_page_bytes: 2097152\n") else { throw Errno.notSupported }
+            }
             let client = try ShrinkdClient(path: daemon.socket)
             let memory = try client.createPool("pool", sizeBytes: Self.poolBytes)
             var objects: [WireObject] = []

@@ -65,7 +65,7 @@ struct BlockHeader {
 
     /// The header at `base`, or nil if it is not one, is damaged, or says more than `available` bytes. `base` is 8-aligned.
     ///
-    /// The bytes may change meanwhile, for somebody else has the file: each is read once, so that what was looked at is what is used.
+    /// The bytes may change meanwhile, for somebody else has the file: each field is read once, so that the one that was looked at is the one that is used.
     @inline(__always) init?(at base: UnsafeRawPointer, available: Int) {
         guard available >= Self.fixedBytes else { return nil }
         let words = UnsafeMutablePointer(mutating: base.assumingMemoryBound(to: UInt64.self))

@@ -61,7 +61,8 @@ final class CleaningRun {
                 }
                 guard let header else {
                     // Zeros behind the last block of a segment of full length, or something that isn't one: see below whether anything lives there.
-                    isUnreadable = try !areZeros(from: position, to: end, window)
+                    let isEnd = core.tiers[tier].inMemory ? try areZeros(from: position, to: end, window) : false
+                    isUnreadable = !isEnd
                     break
                 }
                 try move(header, at: window + (position - windowStart), location: core.geometry.location(victim, offset: position))
@@ -196,6 +197,7 @@ final class CleaningRun {
         let slot = core.table.slot(open.number)
         slot.isDirty = true
         let fd = try core.table.descriptor(open.number)
+        try core.runs.shortenUnlessPlenty(&context.open[tier], fd)
         let written = Files.write(fd, UnsafeRawBufferPointer(start: context.staging, count: staged), at: open.position)
         if let error = written.error {
             if error == .noSpace, urgent {

@@ -38,6 +38,17 @@ final class RunReserve: Sendable {
     /// True if there is memory enough for large pages.
     func seesPlenty() -> Bool { look.withLock { sawPlenty($0) || lookAgain(&$0) > Self.plentyBytes } }
 
+    /// For who appends without room ahead, the cleaner: no large page is taken for a small need while there isn't plenty.
+    func shortenUnlessPlenty(_ open: inout WorkerContext.OpenSegment, _ fd: CInt) throws(Errno) {
+        if open.isFullLength, !seesPlenty() { try shorten(&open, fd) }
+    }
+
+    private func shorten(_ open: inout WorkerContext.OpenSegment, _ fd: CInt) throws(Errno) {
+        guard open.isFullLength else { return }
+        try Files.truncate(fd, to: (max(open.allocated, open.position) + basePageSize - 1) & ~(basePageSize - 1))
+        open.isFullLength = false
+    }
+
     private func sawPlenty(_ look: (at: MonotonicTime, bytes: Int)) -> Bool {
         look.bytes > Self.plentyBytes && MonotonicTime.now().nanoseconds(since: look.at) < Self.lookNanoseconds
     }
@@ -58,11 +69,7 @@ final class RunReserve: Sendable {
         // What is free is free for one: two who saw the same room would take it twice, and somebody were killed.
         try look.withLock { (look) throws(Errno) in
             if lookAgain(&look) > Self.plentyBytes { return try extend(&open, fd, needed: needed, to: wholePages, free: look.bytes) }
-            if open.isFullLength {
-                let end = (max(open.allocated, open.position) + basePageSize - 1) & ~(basePageSize - 1)
-                try Files.truncate(fd, to: end)
-                open.isFullLength = false
-            }
+            try shorten(&open, fd)
             try extend(&open, fd, needed: needed, to: wanted, free: look.bytes)
         }
     }
@@ -71,10 +78,6 @@ final class RunReserve: Sendable {
         _ open: inout WorkerContext.OpenSegment, _ fd: CInt, needed: Int, to wanted: Int, free: Int
     ) throws(Errno) {
         let start = max(open.allocated, open.position)
-        var wanted = wanted
-        if free > Self.plentyBytes {
-            wanted = (wanted + (2 << 20) - 1) & ~((2 << 20) - 1)
-        }
         let missing = max(0, open.position + needed - start)
         if missing > free { throw .noSpace }
         let bytes = max(missing, min(wanted - start, free - Self.marginBytes))

@@ -94,7 +94,8 @@ final class SegmentCleaner: Sendable {
                     guard let fd = try? core.table.descriptor(context.open[tier].number) else { continue }
                     let open = context.open[tier]
                     guard (try? Files.truncate(fd, to: open.position)) != nil else { continue }
-                    if open.allocated > open.position { any = true }
+                    // Of full length: the cleaner may have taken a large page without counting it as room ahead.
+                    if open.isFullLength || open.allocated > open.position { any = true }
                     context.open[tier].allocated = open.position
                     context.open[tier].isFullLength = false
                 }

@@ -71,6 +71,11 @@ final class SegmentTable: @unchecked Sendable {
             get { AtomicMemory.load(word32(36)) }
             nonmutating set { AtomicMemory.store(word32(36), newValue) }
         }
+        /// While the store is opened: up to here there may be blocks.
+        fileprivate var filledBytes: Int {
+            get { Int(AtomicMemory.load(word32(56))) }
+            nonmutating set { AtomicMemory.store(word32(56), UInt32(newValue)) }
+        }
         /// Written since it was last synced.
         @inline(__always) var isDirty: Bool {
             get { AtomicMemory.load(word32(28)) != 0 }
@@ -221,8 +226,10 @@ final class SegmentTable: @unchecked Sendable {
         do throws(Errno) {
             let file = try Files.open(name, [.readWrite, .create, .exclusive, .noFollow], at: directory)
             KillPoint.segmentFileMade.pass()
-            if fullLength { try Files.truncate(file.number, to: geometry.segmentBytes) }
-            if let error = writeHeader(number, to: file.number) {
+            do throws(Errno) {
+                if fullLength { try Files.truncate(file.number, to: geometry.segmentBytes) }
+                if let error = writeHeader(number, to: file.number) { throw error }
+            } catch {
                 try? Files.remove(name, at: directory)
                 throw error
             }
@@ -296,10 +303,11 @@ final class SegmentTable: @unchecked Sendable {
             && bytes.loadUnaligned(fromByteOffset: 32, as: UInt32.self) == Checksum.bytes(bytes, 32)
     }
 
-    /// Takes over a segment that a reopen found. Only before the first worker.
-    func restore(_ number: Int, tier: Int, usedBytes: Int, sealedAt: UInt32) {
+    /// Takes over a segment that a reopen found. Only before the first worker. `filledBytes`: behind them there may be nothing, if nothing lives there.
+    func restore(_ number: Int, tier: Int, usedBytes: Int, filledBytes: Int = .max, sealedAt: UInt32) {
         let slot = slot(number)
         slot.tier = tier
+        slot.filledBytes = min(filledBytes, geometry.segmentBytes)
         slot.usedBytes = min(usedBytes, geometry.segmentBytes)
         slot.sealedAt = sealedAt
         slot.isDirty = true
@@ -307,14 +315,19 @@ final class SegmentTable: @unchecked Sendable {
         numbers.withLock { $0.next = max($0.next, number + 1) }
     }
 
-    /// Counts a page that an index says lives there.
-    func restoreLive(_ number: Int, bytes: Int) {
-        slot(number).addLive(pages: 1, bytes: bytes)
+    /// Counts a page that an index says lives there, in a block that ends at `end`.
+    func restoreLive(_ number: Int, bytes: Int, end: Int) {
+        let slot = slot(number)
+        slot.filledBytes = max(slot.filledBytes, end)
+        slot.addLive(pages: 1, bytes: bytes)
         numbers.withLock { $0.next = max($0.next, number + 1) }
     }
 
     /// After the last `restore`: numbers without a segment may be used.
     func finishRestore() {
+        for number in 0..<numberLimit where slot(number).state == .sealed {
+            slot(number).usedBytes = min(slot(number).usedBytes, slot(number).filledBytes)
+        }
         numbers.withLock { numbers in numbers.free = (0..<numbers.next).reversed().filter { slot($0).state == .free } }
     }
 

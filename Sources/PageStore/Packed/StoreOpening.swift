@@ -83,10 +83,10 @@ final class StoreOpening {
                 if core.table.slot(number).state == .sealed {
                     try? Files.remove(name, at: core.tiers[core.table.slot(number).tier].segments.number)
                 }
-                // One of full length that was still growing has nothing behind what is allocated.
-                let used = tier.hugePageBytes == nil ? status.sizeBytes : min(status.sizeBytes, status.allocatedBytes)
+                // One of full length that was still growing has nothing behind what is allocated. Unless somebody made holes: see what lives there.
                 core.table.restore(
-                    number, tier: tier.number, usedBytes: used, sealedAt: UInt32(truncatingIfNeeded: status.modified.seconds))
+                    number, tier: tier.number, usedBytes: status.sizeBytes, filledBytes: tier.inMemory ? status.allocatedBytes : .max,
+                    sealedAt: UInt32(truncatingIfNeeded: status.modified.seconds))
             }
         }
     }
@@ -162,7 +162,9 @@ final class StoreOpening {
                     case .fill: fills += 1
                     case .block:
                         stored += entry.share
-                        core.table.restoreLive(core.geometry.segment(of: entry.location), bytes: entry.share)
+                        core.table.restoreLive(
+                            core.geometry.segment(of: entry.location), bytes: entry.share,
+                            end: core.geometry.offset(of: entry.location) + entry.length)
                     }
                 }
                 offset += IndexEntry.byteCount
