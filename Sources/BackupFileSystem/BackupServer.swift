@@ -101,12 +101,12 @@ public enum BackupServer {
             try? place.detach()
             throw ServeError(.system, "the kernel and the server did not come to terms on \(place.path): \(error)")
         }
-        logger.notice(
-            connection.isResumed ? "Serving again; callers that waited go on." : "Serving.",
-            metadata: [
-                "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.map(\.path).joined(separator: " "))",
-                "passthrough": "\(session.tree.passthrough.verdict)",
-            ])
+        var metadata: Logger.Metadata = [
+            "mount": "\(place.path)", "layout": "\(served.layout)", "store": "\(served.directories.map(\.path).joined(separator: " "))",
+            "passthrough": "\(session.tree.passthrough.verdict)",
+        ]
+        if let huge = served.store.facts().first(where: { $0.key == "huge_segments" }) { metadata[huge.key] = "\(huge.value)" }
+        logger.notice(connection.isResumed ? "Serving again; callers that waited go on." : "Serving.", metadata: metadata)
         if !connection.isResumed, starter.keepsDescriptors { starter.keepMount(device: device.number, state: saved.descriptor.number) }
         starter.ready()
         waitForEnd(session, starter, signals)

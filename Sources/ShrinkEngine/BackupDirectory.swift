@@ -89,6 +89,10 @@ public final class BackupDirectory: Backup {
             let yes = windows == "yes"
             features.append(Feature("windows", isAvailable: yes, reason: yes ? nil : windows.replacing("no: ", with: "")))
         }
+        if let huge = stats["huge_segments"] {
+            let yes = huge == "yes"
+            features.append(Feature("huge_segments", isAvailable: yes, reason: yes ? nil : huge.replacing("no: ", with: "")))
+        }
         features.append(
             Feature(
                 "direct_io", isAvailable: opensDirect,

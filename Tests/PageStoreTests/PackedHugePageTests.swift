@@ -92,7 +92,7 @@ import Testing
     @Test func segmentsConsistOfLargePagesAndWasteLittle() throws {
         guard let memory = try Self.memory(sizeBytes: 128 << 20) else { return }
         let store = try PackedStore(directories: [memory.path], options: Self.options())
-        #expect(Self.fact(store, "tier.0.huge_page_bytes") == "\(2 << 20)")
+        #expect(Self.fact(store, "huge_segments") == "yes")
         let object = try store.create(Self.id)
         let pages = 8192
         try Self.write(object, pages: pages)
@@ -120,7 +120,7 @@ import Testing
         guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: segments in memory are not tested") }
         let memory = try ScratchMemoryFileSystem(sizeBytes: 64 << 20)
         let store = try PackedStore(directories: [memory.path], options: Self.options())
-        #expect(Self.fact(store, "tier.0.huge_page_bytes") == "none")
+        #expect(Self.fact(store, "huge_segments")?.hasPrefix("no: the store's tmpfs has small pages only") == true)
         let object = try store.create(Self.id)
         try Self.write(object, pages: 64)
         for context in store.core.pool.contexts where context.open[0].number >= 0 { #expect(!context.open[0].isFullLength) }

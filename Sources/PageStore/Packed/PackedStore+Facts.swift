@@ -52,13 +52,13 @@ extension PackedStore {
             sums[slot.tier].live += slot.liveBytes
             sums[slot.tier].pages += slot.livePages
         }
+        if let verdict = core.hugeSegments { facts.append(("huge_segments", verdict)) }
         facts.append(("pages_by_tier", sums.map { "\($0.pages)" }.joined(separator: " ")))
         for tier in core.tiers {
             let prefix = "tier.\(tier.number)."
             facts.append((prefix + "segments", "\(sums[tier.number].segments)"))
             facts.append((prefix + "file_bytes", "\(sums[tier.number].file)"))
             facts.append((prefix + "stored_bytes", "\(sums[tier.number].live)"))
-            facts.append((prefix + "huge_page_bytes", tier.hugePageBytes.map { "\($0)" } ?? "none"))
             facts.append((prefix + "reserve_bytes", core.reserves[tier.number].state))
             facts.append(
                 (

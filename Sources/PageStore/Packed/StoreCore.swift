@@ -188,10 +188,24 @@ final class StoreCore: Sendable {
         table.seal(open.number)
     }
 
+    /// Segments of the first tier can consist of large pages.
+    var hasHugeSegments: Bool { tiers[0].hugePageBytes.map { geometry.segmentBytes % $0 == 0 } ?? false }
+
+    /// "yes", or "no: " and the reason, where the first tier is memory; on a disk there are none to be had.
+    var hugeSegments: String? {
+        guard tiers[0].inMemory else { return nil }
+        guard let page = tiers[0].hugePageBytes else { return "no: the store's tmpfs has small pages only; mount it with huge=within_size" }
+        guard hasHugeSegments else {
+            return
+                "no: a segment of \(geometry.segmentBytes) bytes is not a multiple of a large page, \(page); make the store with another --segment"
+        }
+        return "yes"
+    }
+
     /// A segment for a writer to append to. Where there are large pages, and memory to waste a part of one, it has its full length at once: tmpfs gives
     /// a file large pages below its size only.
     func newOpenSegment(tier: Int) throws(Errno) -> WorkerContext.OpenSegment {
-        let fullLength = (tiers[tier].hugePageBytes.map { geometry.segmentBytes % $0 == 0 } ?? false) && runs.seesPlenty()
+        let fullLength = tier == 0 && hasHugeSegments && runs.seesPlenty()
         let number = try newSegment(tier: tier, for: .writer, fullLength: fullLength)
         return WorkerContext.OpenSegment(number: number, position: SegmentTable.headerBytes, isFullLength: fullLength)
     }
