@@ -107,6 +107,12 @@ public struct Feature: Sendable, Equatable {
         self.isAvailable = isAvailable
         self.reason = reason
     }
+
+    /// `verdict`: as a server's `stats` have it, "yes", or "no: " and the reason.
+    init(_ name: String, verdict: String) {
+        let yes = verdict == "yes"
+        self.init(name, isAvailable: yes, reason: yes ? nil : verdict.replacing("no: ", with: ""))
+    }
 }
 
 /// An object's pages in the backup: an open `data` file.

@@ -79,20 +79,12 @@ public final class BackupDirectory: Backup {
 
         var features: [Feature] = []
         if let passthrough = stats["passthrough"] {
-            let yes = passthrough == "yes"
-            features.append(
-                Feature("passthrough", isAvailable: yes, reason: yes ? nil : passthrough.replacing("no: ", with: "")))
+            features.append(Feature("passthrough", verdict: passthrough))
         } else {
             features.append(Feature("passthrough", isAvailable: false, reason: "the backup is a plain directory, not a mounted backupfs"))
         }
-        if let windows = stats["windows"], stats["passthrough"] != "yes" {
-            let yes = windows == "yes"
-            features.append(Feature("windows", isAvailable: yes, reason: yes ? nil : windows.replacing("no: ", with: "")))
-        }
-        if let huge = stats["huge_segments"] {
-            let yes = huge == "yes"
-            features.append(Feature("huge_segments", isAvailable: yes, reason: yes ? nil : huge.replacing("no: ", with: "")))
-        }
+        if let windows = stats["windows"], stats["passthrough"] != "yes" { features.append(Feature("windows", verdict: windows)) }
+        if let huge = stats["huge_segments"] { features.append(Feature("huge_segments", verdict: huge)) }
         features.append(
             Feature(
                 "direct_io", isAvailable: opensDirect,

@@ -8,13 +8,7 @@ import Testing
 
 /// A full tier refuses, loses nothing, and goes on once there is room; dead bytes are room.
 @Suite struct PackedFullStoreTests {
-    private static func options() -> PackedOptions {
-        var options = PackedOptions()
-        options.segmentBytes = 1 << 20
-        options.runsInBackground = false
-        options.memoryFloorBytes = 0
-        return options
-    }
+    private static func options() -> PackedOptions { .alone(segmentBytes: 1 << 20) }
 
     private static func noise(_ seed: UInt64, _ page: Int, _ version: UInt64) -> [UInt8] {
         PagePattern(seed: seed).page(page, version: version, zeroEvery: 0)

@@ -24,13 +24,7 @@ import Testing
         return memory
     }
 
-    static func options(segmentBytes: Int = 4 << 20) -> PackedOptions {
-        var options = PackedOptions()
-        options.segmentBytes = segmentBytes
-        options.runsInBackground = false
-        options.memoryFloorBytes = 0
-        return options
-    }
+    static func options() -> PackedOptions { .alone(segmentBytes: 4 << 20) }
 
     private static func fact(_ store: PackedStore, _ key: String) -> String? { store.facts().first { $0.key == key }?.value }
 

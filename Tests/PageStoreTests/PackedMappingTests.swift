@@ -11,13 +11,7 @@ import Testing
     private static let pages = 1500
     private static let id = StoredObjectID(rawValue: 1)!
 
-    private static func options() -> PackedOptions {
-        var options = PackedOptions()
-        options.segmentBytes = 1 << 20
-        options.runsInBackground = false
-        options.memoryFloorBytes = 0
-        return options
-    }
+    private static func options() -> PackedOptions { .alone(segmentBytes: 1 << 20) }
 
     /// nil where the machine gives no tmpfs of a test's own.
     private static func memory(_ huge: String? = nil) throws -> ScratchMemoryFileSystem? {

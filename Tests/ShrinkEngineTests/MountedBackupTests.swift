@@ -58,6 +58,40 @@ import Testing
         try #require(try server.statistic("pages_by_tier")).split(separator: " ").compactMap { Int($0) }
     }
 
+    /// Each thread that shrinks has a run in memory twice, so there are three; one that brings back through a window waits for the server, so there are four.
+    @Test func threeThreadsShrinkAndFourBringBackThroughWindows() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "threads over a mount are not tested") }
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 128 << 20)
+        let seen = Monitor<[FaultPoint: Set<Int32>]>([:])
+        try withBackupFileSystem(store: memory.path, arguments: ["--layout", "packed"]) { server in
+            guard try server.statistic("windows") == "yes" else {
+                return Machine.lacks("FUSE passthrough", so: "threads that bring back through windows are not counted")
+            }
+            var configuration = Engine.Configuration()
+            configuration.faults = { point, _, _ in
+                let wanted = [.beforeCopyOut: 3, .beforeCopyIn: 4][point] ?? 0
+                guard wanted > 0 else { return nil }
+                seen.withLock { _ = $0[point, default: []].insert(currentThreadID()) }
+                seen.notifyAll()
+                // Nobody goes on before as many are there as there should be.
+                let limit = MonotonicTime.now().advanced(milliseconds: 20_000)
+                _ = seen.wait(deadline: limit) { ($0[point] ?? []).count >= wanted ? true : nil }
+                return nil
+            }
+            let engine = try Engine(backup: try BackupDirectory(path: server.mountPoint), configuration: configuration, logger: quiet)
+            let pool = try engine.createPool(name: "test", owner: 0, size: .mebibytes(64)).id
+            let file = try engine.poolDescriptor(pool)
+            let mapped = try MappedMemory(sharing: file.number, count: 64 << 20)
+            let objects = try (0..<16).map { _ in try makeObject(engine, pool, mapped, pages: 1024) }
+            #expect(engine.shrink(.all).failure == nil)
+            #expect(engine.recover(.all).failure == nil)
+            let threads = seen.withLock { $0.mapValues(\.count) }
+            #expect(threads == [.beforeCopyOut: 3, .beforeCopyIn: 4], "\(threads)")
+            for object in objects { #expect(try mismatches(engine, object) == []) }
+            try engine.destroyPool(pool)
+        }
+    }
+
     /// Reference §6, last line: writeback comes last, and only for a caller that may start it. The first tier holds a fraction of what goes out.
     @Test func onlyACallerThatMayStartWritebackUsesTheNextTier() throws {
         try withEngine(firstTierBytes: 12 << 20) { server, engine, pool, memory in

@@ -304,7 +304,7 @@ final class SegmentTable: @unchecked Sendable {
     }
 
     /// Takes over a segment that a reopen found. Only before the first worker. `filledBytes`: behind them there may be nothing, if nothing lives there.
-    func restore(_ number: Int, tier: Int, usedBytes: Int, filledBytes: Int = .max, sealedAt: UInt32) {
+    func restore(_ number: Int, tier: Int, usedBytes: Int, filledBytes: Int, sealedAt: UInt32) {
         let slot = slot(number)
         slot.tier = tier
         slot.filledBytes = min(filledBytes, geometry.segmentBytes)
