@@ -130,8 +130,14 @@ public struct MonotonicTime: Sendable, Comparable {
     }
 
     public static func < (a: MonotonicTime, b: MonotonicTime) -> Bool { a.nanoseconds < b.nanoseconds }
-    public func advanced(milliseconds: UInt64) -> MonotonicTime { MonotonicTime(nanoseconds: nanoseconds + milliseconds * 1_000_000) }
-    public func nanoseconds(since earlier: MonotonicTime) -> UInt64 { nanoseconds - earlier.nanoseconds }
+    /// The end of time (584 years after the start) if it would be later.
+    public func advanced(milliseconds: UInt64) -> MonotonicTime {
+        let (added, isTooLong) = milliseconds.multipliedReportingOverflow(by: 1_000_000)
+        let (sum, isTooLate) = nanoseconds.addingReportingOverflow(added)
+        return MonotonicTime(nanoseconds: isTooLong || isTooLate ? .max : sum)
+    }
+    /// 0 if `earlier` is not earlier: another thread may have looked at the clock after this time was taken, and stored what it saw before this one compares.
+    public func nanoseconds(since earlier: MonotonicTime) -> UInt64 { self > earlier ? nanoseconds - earlier.nanoseconds : 0 }
     /// Seconds, modulo 2^32: for intervals.
     public var wholeSeconds: UInt32 { UInt32(truncatingIfNeeded: nanoseconds / 1_000_000_000) }
 }

@@ -99,6 +99,12 @@ final class BackupServer {
     func stop() {
         guard isRunning else { return }
         isRunning = false
+        if let ending = (try? process.wait(timeoutMilliseconds: 0)) ?? nil {
+            // The reason for whatever failed before.
+            _ = try? FileDescriptor.standardError.writeAll("backupfs ended by itself: \(ending)\n".utf8)
+            if ((try? Mounts.mount(at: mount)) ?? nil) != nil { try? Mounts.detach(mount) }
+            return
+        }
         let minor = (try? Mounts.mount(at: mount))??.device.minor
         process.signal(SIGTERM)
         if (try? process.wait(timeoutMilliseconds: 10_000)) ?? nil == nil {

@@ -50,8 +50,8 @@ final class StoreCore: Sendable {
     }
 
     private func memoryIsShort() -> Bool {
-        let now = MonotonicTime.now()
-        return memoryCheck.withLock { check in
+        memoryCheck.withLock { check in
+            let now = MonotonicTime.now()
             if check.at.nanoseconds != 0, now.nanoseconds(since: check.at) < 50_000_000 { return check.short }
             guard let memory = try? MemoryInfo() else { return check.short }
             check = (now, memory.swapFree &+ memory.available < options.memoryFloorBytes)
