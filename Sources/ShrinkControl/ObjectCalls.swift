@@ -15,13 +15,18 @@ extension ControlService {
                 else { throw .parameter("priority") }
                 guard sessions.hasRoomForPin(ObjectID(rawValue: 0), connection) else { throw Self.tooManyPins }
                 var announced: ObjectID?
+                var isNoted = true
                 do throws(EngineError) {
                     // The pin is written down before the object counts: a client whose reply is lost finds one pin more, and that is its object.
                     let object = try engine.createObject(
                         in: pool.id, name: parameters.objectName, size: ByteCount(parameters.sizeBytes), priority: priority
                     ) { id in
                         announced = id
-                        sessions.addPin(id, connection)
+                        isNoted = sessions.addPin(id, connection)
+                    }
+                    guard isNoted else {
+                        try engine.destroyObject(object.id, ownPins: 1, gates: gates.gates(connection))
+                        throw EngineError(.limitReached, Self.noPlaceForPin)
                     }
                     _ = gates.sees(0, of: object.id, connection)
                     if parameters.purgeable == true { _ = try engine.setPurgeable(object.id, true) }
@@ -67,7 +72,10 @@ extension ControlService {
                 do throws(EngineError) {
                     answer = try engine.pin(object.id)
                     // This runs before the connection's end is worked on, whatever became of the client: the pin will be undone then.
-                    sessions.addPin(object.id, connection)
+                    guard sessions.addPin(object.id, connection) else {
+                        try engine.unpin(object.id)
+                        throw EngineError(.limitReached, Self.noPlaceForPin)
+                    }
                 } catch {
                     throw ControlError(error)
                 }
@@ -187,6 +195,10 @@ extension ControlService {
     }
 
     private static var tooManyPins: ControlError {
-        .service(.limitReached, "this connection has \(Sessions.pinnedObjectsLimit) objects pinned; unpin some, or use a second connection")
+        .service(
+            .limitReached,
+            "this connection has \(Sessions.pinnedObjectsLimit) objects pinned, or \(Sessions.pinsOfObjectLimit) pins of this one, or \(noPlaceForPin)"
+        )
     }
+    private static let noPlaceForPin = "all connections together have as many pins as can be noted; unpin some"
 }

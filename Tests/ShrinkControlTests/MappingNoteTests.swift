@@ -50,6 +50,26 @@ import Testing
         #expect(state.notesInUse().isEmpty, "nothing is left behind")
     }
 
+    /// A program that moves a registered mapping about for hours has its note replaced as often.
+    @Test func theFourThousandMillionthNoteIsANoteLikeAnyOther() throws {
+        let state = try ParkedState()
+        let kind = ParkedNotes.Kind(rawValue: 9)
+        #expect(ParkedNotes(state).keep(kind, 1, [1]))
+        let first = try #require(state.notesInUse().first)
+        try #require(state.note(first)).storeBytes(of: UInt32.max - 2, as: UInt32.self)
+        let notes = ParkedNotes(state)
+        for number in 2..<9 as Range<UInt64> { #expect(notes.keep(kind, number, [UInt8(number)])) }
+        // The old one of key 1 comes back, as after a kill between writing a note and freeing the one before it: the later counts.
+        let old = try #require(state.note(first))
+        let before = (0..<32).map { old.load(fromByteOffset: $0, as: UInt8.self) }
+        #expect(notes.keep(kind, 1, [42]))
+        UnsafeMutableRawBufferPointer(start: old, count: 32).copyBytes(from: before)
+        let next = ParkedNotes(state)
+        #expect(next.content(kind, 1) == [42])
+        #expect(next.all(kind).count == 8 && state.notesInUse().count == 8)
+        #expect(next.keep(kind, 1, [43]) && ParkedNotes(state).content(kind, 1) == [43])
+    }
+
     @Test func tooManyPiecesAreRefusedAndLeaveTheOldNote() throws {
         let state = try ParkedState()
         let notes = ParkedNotes(state)

@@ -6,7 +6,7 @@ import Synchronization
 /// A note is found by its kind, which names the part that writes it, and a number that part chooses. Its content is up to `ParkedNotes.limit`
 /// bytes and begins with whatever version that part needs. A note is replaced whole: an engine killed meanwhile leaves the old or the new one.
 ///
-///     0   sequence (4 bytes, 0: free)    4  kind    8  number    16  length    24  content
+///     0   sequence, its lower half (4 bytes, 0: free)    4  kind    8  number    16  length    20  sequence, its upper half    24  content
 public final class ParkedNotes: Sendable {
     /// Who writes a note.
     public struct Kind: RawRepresentable, Hashable, Sendable {
@@ -26,7 +26,14 @@ public final class ParkedNotes: Sendable {
         var byKey: [Key: Int] = [:]
         var free: [Int] = []
         var next = 0
-        var sequence: UInt32 = 1
+        /// Of the next note. Its lower half is never 0.
+        var sequence: UInt64 = 1
+
+        mutating func advance(beyond used: UInt64) {
+            guard sequence <= used else { return }
+            sequence = used &+ 1
+            if UInt32(truncatingIfNeeded: sequence) == 0 { sequence += 1 }
+        }
     }
 
     private let state: ParkedState
@@ -40,13 +47,13 @@ public final class ParkedNotes: Sendable {
         for index in used {
             guard let base = state.note(index) else { continue }
             let key = Key(kind: Kind(rawValue: (base + 4).load(as: UInt32.self)), number: (base + 8).load(as: UInt64.self))
-            let sequence = base.load(as: UInt32.self)
-            places.sequence = max(places.sequence, sequence + 1)
+            let sequence = Self.sequence(base)
+            places.advance(beyond: sequence)
             guard let other = places.byKey[key], let otherBase = state.note(other) else {
                 places.byKey[key] = index
                 continue
             }
-            let older = otherBase.load(as: UInt32.self) < sequence ? other : index
+            let older = Self.sequence(otherBase) < sequence ? other : index
             places.byKey[key] = older == other ? index : other
             Self.publish(older, 0, state)
             places.free.append(older)
@@ -55,6 +62,10 @@ public final class ParkedNotes: Sendable {
         let isUsed = Set(used)
         places.free += (0..<places.next).filter { !isUsed.contains($0) }
         self.places = Mutex(places)
+    }
+
+    private static func sequence(_ base: UnsafeMutableRawPointer) -> UInt64 {
+        UInt64((base + 20).load(as: UInt32.self)) << 32 | UInt64(base.load(as: UInt32.self))
     }
 
     private static func publish(_ index: Int, _ sequence: UInt32, _ state: ParkedState) {
@@ -76,8 +87,9 @@ public final class ParkedNotes: Sendable {
             (base + 8).storeBytes(of: number, as: UInt64.self)
             (base + 16).storeBytes(of: UInt32(content.count), as: UInt32.self)
             UnsafeMutableRawBufferPointer(start: base + 24, count: Self.limit).copyBytes(from: content)
-            Self.publish(index, places.sequence, state)
-            places.sequence += 1
+            (base + 20).storeBytes(of: UInt32(places.sequence >> 32), as: UInt32.self)
+            Self.publish(index, UInt32(truncatingIfNeeded: places.sequence), state)
+            places.advance(beyond: places.sequence)
             if let old = places.byKey.updateValue(index, forKey: Key(kind: kind, number: number)) {
                 Self.publish(old, 0, state)
                 places.free.append(old)

@@ -1,5 +1,6 @@
 import ShrinkEngine
 import ShrinkLinux
+import ShrinkProtocol
 import Synchronization
 import Varlink
 
@@ -10,7 +11,9 @@ import Varlink
 final class Sessions: Sendable {
     /// Different objects that one connection may have pinned.
     static let pinnedObjectsLimit = 1 << 16
-    /// Free places below which no new pin is begun: more than there are threads that make pins at the same time.
+    /// Pins of one object that one connection may have: as many as a gate counts.
+    static let pinsOfObjectLimit = GateWord.pinLimit
+    /// Free places below which no new pin is begun, and no pool noted: more than there are threads that make pins at the same time.
     private static let spareHolds = 64
 
     private struct Hold {
@@ -169,26 +172,30 @@ final class Sessions: Sendable {
     func hasRoomForPin(_ object: ObjectID, _ connection: UInt64) -> Bool {
         state.withLock {
             guard let pins = $0.attached[connection]?.pins else { return false }
-            if pins[object] != nil { return true }
-            return pins.count < Self.pinnedObjectsLimit && $0.freeHolds.count + ParkedState.holdCapacity - $0.nextHold > Self.spareHolds
+            if let hold = pins[object] { return hold.count < Self.pinsOfObjectLimit }
+            return pins.count < Self.pinnedObjectsLimit && Self.hasSpareHolds($0)
         }
     }
 
-    func addPin(_ object: ObjectID, _ connection: UInt64) {
+    private static func hasSpareHolds(_ state: State) -> Bool {
+        state.freeHolds.count + ParkedState.holdCapacity - state.nextHold > spareHolds
+    }
+
+    /// False if there is no room to note it: between `hasRoomForPin` and this call others took what there was. The pin is the caller's to undo.
+    func addPin(_ object: ObjectID, _ connection: UInt64) -> Bool {
         state.withLock { state in
-            guard var session = state.attached[connection] else { return }
+            guard var session = state.attached[connection] else { return true }
             if var hold = session.pins[object] {
                 hold.count += 1
                 parked.hold(hold.place).count = UInt32(clamping: hold.count)
                 session.pins[object] = hold
             } else {
-                guard let place = Self.takePlace(&state.freeHolds, &state.nextHold, ParkedState.holdCapacity) else {
-                    preconditionFailure("pins beyond what hasRoomForPin allows")
-                }
+                guard let place = Self.takePlace(&state.freeHolds, &state.nextHold, ParkedState.holdCapacity) else { return false }
                 parked.hold(place).begin(session: session.slot, kind: .pins, target: object.rawValue, count: 1)
                 session.pins[object] = Hold(count: 1, place: place)
             }
             state.attached[connection] = session
+            return true
         }
     }
 
@@ -241,7 +248,7 @@ final class Sessions: Sendable {
 
     func addPool(_ pool: PoolID, _ connection: UInt64) {
         state.withLock { state in
-            guard let session = state.attached[connection], session.pools[pool] == nil,
+            guard let session = state.attached[connection], session.pools[pool] == nil, Self.hasSpareHolds(state),
                 let place = Self.takePlace(&state.freeHolds, &state.nextHold, ParkedState.holdCapacity)
             else { return }
             parked.hold(place).begin(session: session.slot, kind: .pool, target: pool.rawValue, count: 1)
