@@ -8,7 +8,7 @@ func roomOfDirectory(_ directory: CInt) -> StoreRoom {
         return StoreRoom(totalBytes: fileSystem.totalBytes, availableBytes: fileSystem.availableBytes)
     }
     let floor = max(64 << 20, memory.total / 64)
-    let free = memory.available + memory.swapFree
+    let free = memory.availableWithSwap
     let available = min(fileSystem.availableBytes, free > floor ? free - floor : 0)
     return StoreRoom(totalBytes: fileSystem.totalBytes == 0 ? memory.total : fileSystem.totalBytes, availableBytes: available)
 }

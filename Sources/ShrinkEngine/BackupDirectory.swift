@@ -249,7 +249,7 @@ public final class BackupDirectory: Backup {
 
     private static func firstID(stats: [String: String], root: CInt, objects: CInt) throws(EngineError) -> UInt64 {
         do throws(Errno) {
-            if let mark = stats["id_high_water"].flatMap({ UInt64($0) }) { return mark + 1 }
+            if let mark = stats["id_high_water"].flatMap({ UInt64($0) }) { return min(mark, UInt64(UInt32.max)) + 1 }
             var highest = try list(objects).last.map { UInt64($0.rawValue) } ?? 0
             do throws(Errno) {
                 let text = String(decoding: try Files.contents(of: highWaterFile, at: root), as: UTF8.self)
@@ -257,7 +257,8 @@ public final class BackupDirectory: Backup {
             } catch {
                 if error != .noSuchFileOrDirectory { throw error }
             }
-            return highest + 1
+            // Beyond the last id there is none: who asks for it is told so.
+            return min(highest, UInt64(UInt32.max)) + 1
         } catch {
             throw .backup("reading the ids in use", error)
         }

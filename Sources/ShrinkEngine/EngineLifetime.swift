@@ -19,6 +19,7 @@ extension Engine {
             id: id, file: file, ledger: ledger, backup: backup, isGuarded: configuration.clientsAreStrangers, huge: buffers)
         var report = HealingReport()
         var live: Set<UInt32> = []
+        var seen: Set<UInt32> = []
         var highest: UInt32 = 0
         var objects: [BufferObject] = []
         for index in 0..<ledger.geometry.recordCapacity {
@@ -26,15 +27,22 @@ extension Engine {
             switch record.state {
             case ObjectRecord.State.free: continue
             case ObjectRecord.State.dying:
+                guard record.id > 0, record.pageCount > 0, Int(record.firstPage) + Int(record.pageCount) <= ledger.geometry.pageCount else {
+                    throw EngineError(.foreignLedger, "record \(index) of the ledger is damaged: its range is beyond the pool")
+                }
                 try backup.remove(ObjectID(rawValue: record.id))
                 ledger.table(firstPage: Int(record.firstPage), count: Int(record.pageCount)).clear()
                 record.state = ObjectRecord.State.free
                 report.finishedDestructions += 1
             default:
                 guard record.id > 0, record.pageCount > 0,
+                    record.sizeBytes <= UInt64(record.pageCount) * UInt64(ledger.geometry.pageSize), seen.insert(record.id).inserted,
                     pool.allocator.reserve(first: Int(record.firstPage), count: Int(record.pageCount))
                 else {
-                    throw EngineError(.foreignLedger, "record \(index) of the ledger is damaged: its range is taken or beyond the pool")
+                    throw EngineError(
+                        .foreignLedger,
+                        "record \(index) of the ledger is damaged: its id or its range is taken, or its size or its range is beyond what it can be"
+                    )
                 }
                 live.insert(UInt32(index))
                 highest = UInt32(index) + 1

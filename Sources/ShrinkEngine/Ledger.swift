@@ -151,10 +151,11 @@ final class Ledger: Sendable {
                 .foreignLedger, "the ledger has version \(version), this engine reads \(Self.version); start the version that wrote it")
         }
         let geometry = Geometry(
-            pageSize: Int(h.load(fromByteOffset: 12, as: UInt32.self)), pageCount: Int(h.load(fromByteOffset: 16, as: UInt64.self)))
+            pageSize: Int(h.load(fromByteOffset: 12, as: UInt32.self)),
+            pageCount: Int(clamping: h.load(fromByteOffset: 16, as: UInt64.self)))
         guard geometry.pageSize == basePageSize || geometry.pageSize == HugeMemory.unitBytes, geometry.pageCount > 0,
             geometry.pageCount <= EngineLimits.pagesPerPool,
-            geometry.recordCapacity == Int(h.load(fromByteOffset: 24, as: UInt64.self)), geometry.fileBytes == memory.count
+            geometry.recordCapacity == Int(clamping: h.load(fromByteOffset: 24, as: UInt64.self)), geometry.fileBytes == memory.count
         else { throw EngineError(.foreignLedger, "the ledger's size does not fit its geometry; it is damaged") }
         self.geometry = geometry
     }

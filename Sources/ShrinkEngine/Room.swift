@@ -33,9 +33,12 @@ final class Room: Sendable {
     /// The engine is ending: what clients have out must come home, and nobody else needs the room. The floor and the cgroup still count.
     func liftLimit() { isLimitLifted.store(true, ordering: .relaxed) }
 
+    /// More than any machine has is as good as the largest number, and can be reckoned with.
+    private static func sensible(_ setting: ByteCount) -> Int { min(max(0, setting.rawValue), 1 << 50) }
+
     init(_ configuration: Engine.Configuration) throws(EngineError) {
         if let floor = configuration.memoryFloor {
-            floorBytes = max(0, floor.rawValue)
+            floorBytes = Self.sensible(floor)
         } else {
             let total: UInt64
             do throws(Errno) { total = try MemoryInfo().total } catch {
@@ -44,7 +47,7 @@ final class Room: Sendable {
             floorBytes = max(64 << 20, Int(total / 64))
         }
         maximumResident = configuration.maximumResident?.rawValue
-        cgroupReserve = configuration.cgroupReserve.rawValue
+        cgroupReserve = Self.sensible(configuration.cgroupReserve)
         cgroup = configuration.cgroup ?? MemoryCgroup.ofThisProcess()
     }
 

@@ -31,9 +31,15 @@ public struct FileSystem: Sendable {
         default: kind = .other
         }
         blockSize = Int(fs.f_bsize)
-        totalBytes = UInt64(fs.f_blocks) * UInt64(fs.f_bsize)
+        totalBytes = Self.bytes(UInt64(fs.f_blocks), blockSize)
         // A tmpfs mounted with size=0 (and every ramfs) has no limit and reports no blocks.
-        availableBytes = fs.f_blocks == 0 && kind == .memory ? .max : UInt64(fs.f_bavail) * UInt64(fs.f_bsize)
+        availableBytes = fs.f_blocks == 0 && kind == .memory ? .max : Self.bytes(UInt64(fs.f_bavail), blockSize)
+    }
+
+    /// The largest number where a file system claims more.
+    private static func bytes(_ blocks: UInt64, _ blockSize: Int) -> UInt64 {
+        let (bytes, isTooLarge) = blocks.multipliedReportingOverflow(by: UInt64(max(0, blockSize)))
+        return isTooLarge ? .max : bytes
     }
 }
 

@@ -19,7 +19,10 @@ public struct HugePages: Sendable, Equatable {
     public var overcommit: Int
 
     /// What an allocation can still get. Surplus pages are an upper bound: the machine may have no free 2 MiB of memory in one piece.
-    public var available: Int { max(0, free - reserved) + max(0, overcommit - surplus) }
+    public var available: Int {
+        let (sum, isTooLarge) = max(0, free - reserved).addingReportingOverflow(max(0, overcommit - surplus))
+        return isTooLarge ? .max : sum
+    }
     /// False: the machine was not set up for them.
     public var isAny: Bool { total > 0 || overcommit > 0 }
 

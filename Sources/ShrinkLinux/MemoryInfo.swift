@@ -6,6 +6,11 @@ public struct MemoryInfo: Sendable {
     public var free: UInt64
     public var available: UInt64
     public var swapFree: UInt64
+    /// What programs can still get; the largest number if it would be larger (some containers show nonsense for swap).
+    public var availableWithSwap: UInt64 {
+        let (sum, isTooLarge) = available.addingReportingOverflow(swapFree)
+        return isTooLarge ? .max : sum
+    }
 
     /// `path` is for tests.
     public init(path: String = "/proc/meminfo") throws(Errno) {

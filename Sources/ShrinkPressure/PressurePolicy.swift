@@ -164,7 +164,7 @@ public struct PressurePolicy: Sendable {
             guard budgetBytes >= Double(min(bytes, PressureSettings.leastStep)) else {
                 return PressureDecision(.hold, .overBudget, "\(wish.text); but the write budget of \(perSecond) bytes a second is used up")
             }
-            bytes = min(bytes, Int(budgetBytes))
+            bytes = Int(min(Double(bytes), budgetBytes))
         }
         let action: PressureDecision.Action = settings.mode == .on ? .reclaim : .wouldReclaim
         return PressureDecision(action, wish.reason, wish.text, goalBytes: bytes, isUrgent: wish.isUrgent)

@@ -75,6 +75,35 @@ import Testing
         store.close()
     }
 
+    /// Beyond the end lies what a write was killed with before the object grew; then the file is cut in the middle of one of its pages.
+    @Test func whatLiesBeyondTheEndOfAnIndexThatWasCutShortIsDropped() throws {
+        let scratch = try ScratchDirectory()
+        let (end, beyond) = (200, 250)
+        let path = scratch.path + "/objects/\(Self.first)"
+        do {
+            let store = try PackedStore(directories: [scratch.path], options: Self.options())
+            try Self.write(try store.create(Self.first), 0..<end)
+            store.close()
+        }
+        let header = Array(try Files.contents(of: path).prefix(ObjectHeader.totalBytes))
+        do {
+            let store = try PackedStore(directories: [scratch.path], options: Self.options())
+            try Self.write(try #require(try store.object(Self.first)), end..<beyond)
+            store.close()
+        }
+        let file = try Files.open(path, .readWrite)
+        _ = header.withUnsafeBytes { Files.write(file.number, $0, at: 0) }
+        try Files.truncate(file.number, to: ObjectHeader.totalBytes + (end + 10) * IndexEntry.byteCount + 4)
+
+        let store = try PackedStore(directories: [scratch.path], options: Self.options())
+        let object = try #require(try store.object(Self.first))
+        let whole = (basePageSize - ObjectHeader.totalBytes) / IndexEntry.byteCount
+        #expect(whole < end)
+        for page in 0..<whole { #expect(Self.read(object, page) == Self.content(page)) }
+        for page in whole..<end { #expect(Self.read(object, page) == nil) }
+        store.close()
+    }
+
     @Test(arguments: [0, 4096, 8192]) func whileTheServerIsAwayItsPagesAreErrorsAfterwards(_ bytes: Int) throws {
         let scratch = try ScratchDirectory()
         do {

@@ -174,6 +174,21 @@ import Testing
         try Self.expect(object, pages: 0..<600, tier: nil)
     }
 
+    @Test(arguments: ["18446744073709551615", "9223372036854775808", "-1", "much"])
+    func aBudgetThatIsNoSumOfBytesIsUsedUp(_ spent: String) throws {
+        let first = try ScratchDirectory()
+        let second = try ScratchDirectory()
+        var options = Self.options()
+        options.writeBudgetBytesPerDay = 2 << 20
+        try PackedStore(directories: [first.path, second.path], options: options).close()
+        try Files.replaceContents(of: second.file("budget"), with: Array("spent 4000000 \(spent)\n".utf8))
+        let store = try PackedStore(directories: [first.path, second.path], options: options)
+        let object = try store.create(try #require(StoredObjectID(rawValue: 1)))
+        try Self.write(object, pages: 0..<10)
+        #expect(throws: Errno.diskQuotaExceeded) { try object.sync() }
+        try Self.expect(object, pages: 0..<10, tier: nil)
+    }
+
     @Test func aTierThatFailsKeepsThePagesAboveAndIsShown() throws {
         let first = try ScratchDirectory()
         let second = try ScratchDirectory()

@@ -100,6 +100,11 @@ private func freed(_ bytes: Int) -> PressureOutcome {
         policy.finished(first, PressureOutcome(freedBytes: mebibyte, stored: mebibyte), time(0))
         #expect(policy.decide(reading(available: 90), time(100)).reason == .overBudget)
         #expect(policy.decide(reading(available: 90), time(1100)).action == .reclaim)
+
+        // No limit, as somebody may write it.
+        budget.writeBudgetPerSecond = .max
+        policy = PressurePolicy(budget)
+        for seconds in [0, 1, 20] { #expect(policy.decide(reading(available: 90), time(UInt64(seconds * 1000))).action == .reclaim) }
     }
 
     @Test func stallIsAnsweredInProportionAndNotWhereItIsSomebodyElses() {

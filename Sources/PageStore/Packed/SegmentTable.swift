@@ -40,7 +40,8 @@ final class SegmentTable: @unchecked Sendable {
         /// Returns true if these were the last.
         @inline(__always) func dropLive(pages: Int, bytes: Int) -> Bool {
             let amount = UInt64(pages) << 40 + UInt64(bytes)
-            return (AtomicMemory.subtract(live, amount) - amount) >> 40 == 0
+            // Wrapping: a damaged entry may name a segment that never counted it, which then stays.
+            return (AtomicMemory.subtract(live, amount) &- amount) >> 40 == 0
         }
 
         @inline(__always) var state: State { State(rawValue: AtomicMemory.load(word32(8))) ?? .free }

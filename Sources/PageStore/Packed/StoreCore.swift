@@ -54,7 +54,7 @@ final class StoreCore: Sendable {
             let now = MonotonicTime.now()
             if check.at.nanoseconds != 0, now.nanoseconds(since: check.at) < 50_000_000 { return check.short }
             guard let memory = try? MemoryInfo() else { return check.short }
-            check = (now, memory.swapFree &+ memory.available < options.memoryFloorBytes)
+            check = (now, memory.availableWithSwap < options.memoryFloorBytes)
             return check.short
         }
     }

@@ -75,7 +75,9 @@ final class StoreOpening {
                     continue
                 }
                 let status = try Files.status(of: name, at: tier.segments.number)
-                if tier.inMemory, status.allocatedBytes > (status.sizeBytes + basePageSize - 1) & ~(basePageSize - 1) {
+                if tier.inMemory,
+                    status.allocatedBytes > (min(status.sizeBytes, .max - basePageSize) + basePageSize - 1) & ~(basePageSize - 1)
+                {
                     // A run's room, allocated ahead by a process that was killed (`RunReserve`).
                     let file = try Files.open(name, [.readWrite, .noFollow], at: tier.segments.number)
                     try Files.truncate(file.number, to: status.sizeBytes)
@@ -120,7 +122,9 @@ final class StoreOpening {
             let index = try ObjectIndex(try Files.open(id.description, [.readWrite, .noFollow], at: objectsDirectory.number), pages: 0)
             guard let header = ObjectHeader(reading: index.header, object: id.rawValue, store: core.identity) else { continue }
             let object = PackedObject(id, core, index, header)
-            object.removeEntries((header.sizeBytes + basePageSize - 1) / basePageSize..<object.index.pointee.capacity)
+            // An index that was cut short may end before the object does.
+            let end = (header.sizeBytes + basePageSize - 1) / basePageSize
+            object.removeEntries(end..<max(end, object.index.pointee.capacity))
         }
     }
 
@@ -169,6 +173,7 @@ final class StoreOpening {
                 }
                 offset += IndexEntry.byteCount
             }
+            guard position < Int.max - 2 * buffer.count else { break }
             position += max(got & ~(basePageSize - 1), basePageSize)
         }
         // A file without a header is what a create left that was never answered: one that was has its id marked.

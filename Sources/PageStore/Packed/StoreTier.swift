@@ -59,7 +59,7 @@ final class StoreTier: Sendable {
         let system = try FileSystem(of: directory.number)
         guard inMemory else { return (system.availableBytes, system.totalBytes) }
         let memory = try MemoryInfo()
-        let free = memory.swapFree &+ memory.available
+        let free = memory.availableWithSwap
         let offered = free > memoryFloorBytes ? free - memoryFloorBytes : 0
         return (min(system.availableBytes, offered), system.totalBytes)
     }

@@ -32,7 +32,8 @@ final class WriteBudget: Sendable {
             state.withLock { $0 = State(day: today, spent: .max / 2, noted: .max / 2) }
             return
         }
-        state.withLock { $0 = State(day: day, spent: bytes, noted: bytes) }
+        let spent = min(bytes, .max / 2)
+        state.withLock { $0 = State(day: day, spent: spent, noted: spent) }
     }
 
     private static func today() -> Int { FileTime.now().seconds / 86400 }

@@ -161,5 +161,6 @@ public final class RawObject: StoredObject {
     }
 
     private static func roundDown(_ offset: Int) -> Int { offset & ~(basePageSize - 1) }
-    private static func roundUp(_ offset: Int) -> Int { (offset + basePageSize - 1) & ~(basePageSize - 1) }
+    /// Of a file that somebody made as long as files can be, the last page too.
+    private static func roundUp(_ offset: Int) -> Int { (min(offset, .max - basePageSize) + basePageSize - 1) & ~(basePageSize - 1) }
 }
