@@ -139,6 +139,7 @@ public final class PackedStoreCheck {
                 if words.low | words.high != 0, page < limit { lookAtPage(id.rawValue, page, IndexEntry(words: words)) }
                 offset += IndexEntry.byteCount
             }
+            // A file may be as long as numbers go.
             guard position < Int.max - 2 * buffer.count else { break }
             position += max(got & ~(basePageSize - 1), basePageSize)
         }

@@ -173,6 +173,7 @@ final class StoreOpening {
                 }
                 offset += IndexEntry.byteCount
             }
+            // A file may be as long as numbers go.
             guard position < Int.max - 2 * buffer.count else { break }
             position += max(got & ~(basePageSize - 1), basePageSize)
         }

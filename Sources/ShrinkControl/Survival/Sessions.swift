@@ -184,17 +184,16 @@ final class Sessions: Sendable {
     /// False if there is no room to note it: between `hasRoomForPin` and this call others took what there was. The pin is the caller's to undo.
     func addPin(_ object: ObjectID, _ connection: UInt64) -> Bool {
         state.withLock { state in
-            guard var session = state.attached[connection] else { return true }
-            if var hold = session.pins[object] {
+            guard let slot = state.attached[connection]?.slot else { return true }
+            if var hold = state.attached[connection]?.pins[object] {
                 hold.count += 1
                 parked.hold(hold.place).count = UInt32(clamping: hold.count)
-                session.pins[object] = hold
+                state.attached[connection]?.pins[object] = hold
             } else {
                 guard let place = Self.takePlace(&state.freeHolds, &state.nextHold, ParkedState.holdCapacity) else { return false }
-                parked.hold(place).begin(session: session.slot, kind: .pins, target: object.rawValue, count: 1)
-                session.pins[object] = Hold(count: 1, place: place)
+                parked.hold(place).begin(session: slot, kind: .pins, target: object.rawValue, count: 1)
+                state.attached[connection]?.pins[object] = Hold(count: 1, place: place)
             }
-            state.attached[connection] = session
             return true
         }
     }
@@ -248,10 +247,10 @@ final class Sessions: Sendable {
 
     func addPool(_ pool: PoolID, _ connection: UInt64) {
         state.withLock { state in
-            guard let session = state.attached[connection], session.pools[pool] == nil, Self.hasSpareHolds(state),
+            guard let slot = state.attached[connection]?.slot, state.attached[connection]?.pools[pool] == nil, Self.hasSpareHolds(state),
                 let place = Self.takePlace(&state.freeHolds, &state.nextHold, ParkedState.holdCapacity)
             else { return }
-            parked.hold(place).begin(session: session.slot, kind: .pool, target: pool.rawValue, count: 1)
+            parked.hold(place).begin(session: slot, kind: .pool, target: pool.rawValue, count: 1)
             state.attached[connection]?.pools[pool] = place
         }
     }
