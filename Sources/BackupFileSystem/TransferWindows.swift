@@ -100,8 +100,9 @@ extension BackupTree {
     }
 
     func closeWindow(_ number: Int, handle: UInt64) {
-        windows.close(number, handle: handle)
+        // In this order: while it counts as open it can't be opened again, and from then on it can.
         if !Worker.current.value.isResent { passthrough.close(.window(number)) }
+        windows.close(number, handle: handle)
     }
 
     /// copy_file_range(2): from an object into a window or the other way round. Anything else the kernel does by itself when it is told EOPNOTSUPP.

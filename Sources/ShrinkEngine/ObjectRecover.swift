@@ -173,26 +173,22 @@ extension ReservedObject {
         }
     }
 
-    /// Writes the backed-up pages of a window into the pool, run by run.
+    /// Writes the backed-up pages of a window into the pool.
     private func copyIn(_ window: Range<Int>, _ content: Staging.Block, _ staging: Staging, _ claim: UInt64) throws(RunError) {
-        var page = window.lowerBound
-        while page < window.upperBound {
-            let end = min(table.endOfBackedUp(from: page, limit: EngineLimits.runPages), window.upperBound)
-            let staged = page - window.lowerBound..<end - window.lowerBound
-            do throws(Errno) {
-                try poolFile.write(content, staged, at: poolOffset(page), .undoCopyIn(touch, claim, poolPages(page..<end)))
-            } catch {
-                if error == .timedOut || error == .resourceBusy {
-                    // The call may still read from the buffer.
-                    if error == .timedOut { staging.replace(content) }
-                    throw .stop(.poolFile("bringing \(id) back failed", error))
-                }
-                // The words still say where the truth is; what came in would only be taken for a client's stray pages.
-                freeCopiedIn(window.lowerBound..<end)
-                throw .stop(EngineError(.outOfMemory, "no memory to bring \(id) back; free some and try again", errno: error))
+        var pages = RunMask()
+        for page in window where table.isBackedUp(page) { pages.insert(page - window.lowerBound) }
+        do throws(Errno) {
+            try poolFile.write(
+                content, pages, at: poolOffset(window.lowerBound), .undoCopyIn(touch, claim, pages, first: firstPage + window.lowerBound))
+        } catch {
+            if error == .timedOut || error == .resourceBusy {
+                // The call may still read from the buffer.
+                if error == .timedOut { staging.replace(content) }
+                throw .stop(.poolFile("bringing \(id) back failed", error))
             }
-            page = end
-            while page < window.upperBound, !table.isBackedUp(page) { page += 1 }
+            // The words still say where the truth is; what came in would only be taken for a client's stray pages.
+            freeCopiedIn(window)
+            throw .stop(EngineError(.outOfMemory, "no memory to bring \(id) back; free some and try again", errno: error))
         }
     }
 

@@ -136,7 +136,7 @@ extension ReservedObject {
             try setWords(safe, hot, content, &outcome)
             try at(.afterWords, run.lowerBound)
             do throws(EngineError) {
-                try hot.forEachRun(of: 0..<done, hot: false) { (pages) throws(EngineError) in
+                try hot.forEachRun(of: 0..<done, isIn: false) { (pages) throws(EngineError) in
                     try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound, .endClaim(touch, claim))
                     outcome.freedPages += pages.count
                 }
@@ -148,7 +148,7 @@ extension ReservedObject {
             ending = .writable
             try at(.afterFree, run.lowerBound)
             // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later.
-            hot.forEachRun(of: 0..<done, hot: true) { pages in
+            hot.forEachRun(of: 0..<done, isIn: true) { pages in
                 try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
             }
         }
@@ -229,7 +229,7 @@ extension ReservedObject {
         return !table.isBackedUp(page) && !isZero(base, basePageSize)
     }
 
-    private func setWords(_ pages: Range<Int>, _ hot: HotPages, _ content: Staging.Block, _ outcome: inout ShrinkOutcome)
+    private func setWords(_ pages: Range<Int>, _ hot: RunMask, _ content: Staging.Block, _ outcome: inout ShrinkOutcome)
         throws(EngineError)
     {
         for page in pages where !hot.contains(page - pages.lowerBound) {

@@ -147,11 +147,4 @@ struct PageTable {
         for page in range where isBackedUp(page) { count += 1 }
         return count
     }
-
-    /// The end of the run of backed-up pages that starts at `page`, at most `limit` long.
-    func endOfBackedUp(from page: Int, limit: Int) -> Int {
-        var end = page
-        while end < count, end - page < limit, isBackedUp(end) { end += 1 }
-        return end
-    }
 }

@@ -63,16 +63,21 @@ public enum Files {
         public static let dataSync = WriteFlags(rawValue: SHL_RWF_DSYNC.rawInt)
     }
 
-    /// Writes all of `buffer`, going on after short writes. The corresponding C function is `pwritev2`.
+    /// Writes all of `buffer`, going on after short writes. The corresponding C function is `pwrite`, with flags `pwritev2`.
     public static func write(
         _ fd: CInt, _ buffer: UnsafeRawBufferPointer, at offset: Int, _ flags: WriteFlags = []
     ) -> Written {
         var done = 0
         while done < buffer.count {
-            var vector = iovec(
-                iov_base: UnsafeMutableRawPointer(mutating: buffer.baseAddress! + done), iov_len: buffer.count - done)
+            let (base, count) = (buffer.baseAddress! + done, buffer.count - done)
             do {
-                let n = try retrying { shl_pwritev2(fd, &vector, 1, offset + Int(done), flags.rawValue) }
+                let n: Int
+                if flags.isEmpty {
+                    n = try retrying { pwrite(fd, base, count, offset + done) }
+                } else {
+                    var vector = iovec(iov_base: UnsafeMutableRawPointer(mutating: base), iov_len: count)
+                    n = try retrying { shl_pwritev2(fd, &vector, 1, offset + done, flags.rawValue) }
+                }
                 if n == 0 { return Written(bytes: done, error: .noSpace) }
                 done += n
             } catch {

@@ -8,6 +8,7 @@ final class EngineRun {
     private let pool: PoolID
     private let memory: MappedMemory
     private let data: RealPages
+    private let copying: Copying
     private var objects: [(id: ObjectID, offset: Int, source: Int, count: Int)] = []
 
     struct Figures {
@@ -16,15 +17,19 @@ final class EngineRun {
         var shrink: ShrinkResult
     }
 
-    init(directory: String, data: RealPages, objectBytes: Int, copyWorkers: Int) throws {
+    init(directory: String, data: RealPages, objectBytes: Int, _ copying: Copying) throws {
+        self.copying = copying
         self.data = data
         // As shrinkd does: each object's file stays open.
         try ThisProcess.raiseDescriptorLimit()
         var configuration = Engine.Configuration()
-        configuration.copyWorkers = copyWorkers
+        configuration.copyWorkers = copying.workers
+        configuration.clientsAreStrangers = copying.strangers
         var logger = Logger(label: "shrinkbench") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = .warning
-        engine = try Engine(backup: try BackupDirectory(path: directory), configuration: configuration, logger: logger)
+        engine = try copying.withPriority {
+            try Engine(backup: try BackupDirectory(path: directory), configuration: configuration, logger: logger)
+        }
         pool = try engine.createPool(name: "bench", owner: ThisProcess.userID, size: ByteCount(data.count)).id
         let file = try engine.poolDescriptor(pool)
         memory = try MappedMemory(sharing: file.number, count: data.count)
@@ -43,6 +48,10 @@ final class EngineRun {
 
     /// Everything out and back once, timed apart; the content is compared afterwards.
     func pass(afterShrink: (ShrinkResult) -> Void = { _ in }, afterRecover: () -> Void = {}) throws -> Figures {
+        try copying.withPriority { try timedPass(afterShrink, afterRecover) }
+    }
+
+    private func timedPass(_ afterShrink: (ShrinkResult) -> Void, _ afterRecover: () -> Void) throws -> Figures {
         let shrink = engine.shrink(.all)
         afterShrink(shrink)
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }

@@ -15,7 +15,7 @@ struct PackedMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy in the engine.") var workers = 3
+    @OptionGroup var copyOptions: CopyOptions
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
     @Flag(help: "Print one JSON document.") var json = false
 
@@ -83,8 +83,8 @@ struct PackedMode: ParsableCommand {
     }
 
     func run() throws {
-        guard size > 0, size <= 1 << 16, runs > 0, runs <= 100, objectSize >= 4, workers > 0, workers <= 64 else {
-            throw ValidationError("give a size of 1 to 65536 MiB, 1 to 100 runs, objects of at least 4 KiB and 1 to 64 workers")
+        guard size > 0, size <= 1 << 16, runs > 0, runs <= 100, objectSize >= 4 else {
+            throw ValidationError("give a size of 1 to 65536 MiB, 1 to 100 runs and objects of at least 4 KiB")
         }
         let pages = try RealPages(size: size << 20, file: data)
         let gib = Double(pages.count) / Double(1 << 30)
@@ -99,7 +99,7 @@ struct PackedMode: ParsableCommand {
         var ours = Series()
         var stored = 0
         var last: SwappedMemory.Figures?
-        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
+        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying)
         _ = try engine.pass()
         let swapped = try SwappedMemory(pages)
         _ = try swapped.pass(threads: 1, zram: zram)
@@ -152,7 +152,7 @@ struct PackedMode: ParsableCommand {
             "packed layout (\(codec)), \(size) MiB (\(pages.source)), \(pages.zeroPages * 100 / pages.pageCount) % zero pages, objects of \(objectSize) KiB,"
         )
         print(
-            "\(workers) workers, medians of \(runs) runs; zram lz4, best of page-cluster 0 and 3, \(last.pagesLeft) pages it did not push out"
+            "\(copyOptions.copying.text), medians of \(runs) runs; zram lz4, best of page-cluster 0 and 3, \(last.pagesLeft) pages it did not push out"
         )
         print("                 ours   zram 1t  zram best   vs 1t  vs best")
         print(

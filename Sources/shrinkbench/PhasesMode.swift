@@ -17,14 +17,14 @@ struct PhasesMode: ParsableCommand {
     @Option(help: "MiB of pages to move.") var size = 800
     @Option(help: "KiB of an object.") var objectSize = 4096
     @Option(help: "Runs; figures are medians.") var runs = 5
-    @Option(help: "Threads that copy in the engine.") var workers = 3
+    @OptionGroup var copyOptions: CopyOptions
     @Option(help: "Layout of the store: packed or raw.") var layout = "packed"
     @Option(help: "Codec of the store: lz4, zstd or zstd:LEVEL.") var codec = "lz4"
     @Option(help: "Page size policy of the store's tmpfs, as tmpfs(5) has it: within_size, always, never.") var huge = "within_size"
 
     func run() throws {
-        guard size > 0, size <= 1 << 16, runs > 0, runs <= 100, objectSize >= 4, workers > 0, workers <= 64 else {
-            throw ValidationError("give a size of 1 to 65536 MiB, 1 to 100 runs, objects of at least 4 KiB and 1 to 64 workers")
+        guard size > 0, size <= 1 << 16, runs > 0, runs <= 100, objectSize >= 4 else {
+            throw ValidationError("give a size of 1 to 65536 MiB, 1 to 100 runs and objects of at least 4 KiB")
         }
         let pages = try RealPages(size: size << 20, file: data)
         let gib = Double(pages.count) / Double(1 << 30)
@@ -33,7 +33,7 @@ struct PhasesMode: ParsableCommand {
         let store = try scratch.memoryDirectory(
             "store", sizeBytes: pages.count + (256 << 20), options: layout == "packed" ? "huge=" + huge : nil)
         let server = try scratch.serve(store: store, ["--layout", layout] + (layout == "packed" ? ["--codec", codec] : []))
-        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
+        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying)
         _ = try engine.pass()
         var out: [Double] = [], back: [Double] = [], outCPU: [Double] = [], backCPU: [Double] = [], backServer: [Double] = []
         func cpu() -> (engine: Double, server: Double) {
@@ -54,7 +54,7 @@ struct PhasesMode: ParsableCommand {
             )
         }
         try engine.end()
-        print("\(layout) \(size) MiB, \(workers) workers, medians of \(runs) runs")
+        print("\(layout) \(size) MiB, \(copyOptions.copying.text), medians of \(runs) runs")
         print("shrink \(column(median(out))) GiB/s, CPU s/GiB \(column(median(outCPU)))")
         print(
             "recover\(column(median(back))) GiB/s, CPU s/GiB \(column(median(backCPU))), of which in the server \(column(median(backServer)))"

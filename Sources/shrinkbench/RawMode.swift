@@ -48,8 +48,8 @@ struct RawMode: ParsableCommand {
             let store = try scratch.memoryDirectory("store", sizeBytes: pages.count + (256 << 20))
             measured = try scratch.serve(store: store).mount
         }
-        let bare = try EngineRun(directory: bareDirectory, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
-        let mounted = try EngineRun(directory: measured, data: pages, objectBytes: objectSize << 10, copyWorkers: workers)
+        let bare = try EngineRun(directory: bareDirectory, data: pages, objectBytes: objectSize << 10, Copying(workers: workers))
+        let mounted = try EngineRun(directory: measured, data: pages, objectBytes: objectSize << 10, Copying(workers: workers))
         var shrinkMount: [Double] = [], shrinkBare: [Double] = [], recoverMount: [Double] = [], recoverBare: [Double] = []
         // One pass of each to warm up, then by turns, so that noise meets both alike.
         _ = try bare.pass()

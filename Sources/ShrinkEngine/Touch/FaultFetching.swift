@@ -43,7 +43,7 @@ extension Engine {
     }
 
     struct Placing {
-        var pages = HotPages()
+        var pages = RunMask()
         var isEmpty: Bool { pages.isEmpty }
         /// The first page was there already.
         var isFirstThere = false

@@ -220,7 +220,7 @@ extension Engine {
             var pages = placed.pages
             // Here as well as in the backup, and protected since it came (a recover that stopped half way left it): from now on it is the only copy.
             if placed.isFirstThere, fault?.isWrite == true { pages.insert(0) }
-            pages.forEachRun(of: 0..<end - page, hot: true) { run in
+            pages.forEachRun(of: 0..<end - page, isIn: true) { run in
                 for i in run {
                     if table.isBackedUp(page + i) { backedUp += 1 } else if table.isZero(page + i) { zero += 1 } else { continue }
                     table.set(page + i, .resident)

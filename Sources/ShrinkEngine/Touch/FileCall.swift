@@ -7,8 +7,9 @@ enum FileCall: Sendable {
     case punch(offset: Int, length: Int)
     /// Looks for the first bytes that take memory in a range.
     case findData(from: Int, below: Int)
-    /// Writes pages of a buffer at an offset in bytes.
-    case write(Staging.Block, Range<Int>, offset: Int)
+    /// Writes those pages of a buffer to their places in the stretch that begins at an offset in bytes: all in one call, for each may take two switches of
+    /// threads.
+    case write(Staging.Block, RunMask, offset: Int)
     /// Makes a range of pages a hole, up to a number that take memory; counts them.
     case free(first: Int, count: Int, limit: Int)
     /// Counts the pages of a range that take memory.
@@ -27,7 +28,12 @@ enum FileCall: Sendable {
             guard let data = try Files.nextData(number, from: offset), data < end else { return Answer() }
             return Answer(data: data..<(try Files.endOfData(number, from: data, limit: end)))
         case .write(let block, let pages, let offset):
-            if let error = Files.write(number, UnsafeRawBufferPointer(block.pages(pages)), at: offset).error { throw error }
+            var page = 0
+            while let run = pages.nextRun(from: page) {
+                let bytes = UnsafeRawBufferPointer(block.pages(run))
+                if let error = Files.write(number, bytes, at: offset + run.lowerBound * basePageSize).error { throw error }
+                page = run.upperBound
+            }
         case .free(let first, let count, let limit): return Answer(pages: try Self.free(number, first, count, limit))
         case .count(let first, let count): return Answer(pages: try Self.count(number, first, count))
         }
@@ -66,7 +72,7 @@ enum FileCall: Sendable {
         /// The pages of a claim went after all.
         case endClaim(PoolTouch, UInt64)
         /// Pages of the pool came after all, and nobody waits for them: they go again, for the words still say where the truth is. Then the claim ends.
-        case undoCopyIn(PoolTouch, UInt64, Range<Int>)
+        case undoCopyIn(PoolTouch, UInt64, RunMask, first: Int)
         /// A free block that lost its memory comes back.
         case giveBack(Engine, Pool, first: Int, count: Int)
         case run(@Sendable () -> Void)
@@ -75,8 +81,12 @@ enum FileCall: Sendable {
             switch self {
             case .nothing: break
             case .endClaim(let touch, let claim): touch.end(claim, .protected)
-            case .undoCopyIn(let touch, let claim, let pages):
-                for page in pages { try? Files.punch(number, at: page * basePageSize, length: basePageSize) }
+            case .undoCopyIn(let touch, let claim, let pages, let first):
+                var page = 0
+                while let run = pages.nextRun(from: page) {
+                    try? Files.punch(number, at: (first + run.lowerBound) * basePageSize, length: run.count * basePageSize)
+                    page = run.upperBound
+                }
                 touch.end(claim, .protected)
             case .giveBack(let engine, let pool, let first, let count):
                 engine.state.withLock { _ in

@@ -24,60 +24,9 @@ struct PageClaim {
     let id: UInt64
     let pages: Range<Int>
     var work: Work
-    var hot = HotPages()
+    var hot = RunMask()
     /// Faults that bring pages of it.
     var guests = 0
     /// A fault was told to come again since the pages were last woken.
     var wasMet = false
-}
-
-/// Pages of one run, counted from its start.
-struct HotPages: Equatable {
-    private var bits: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
-
-    static func == (a: HotPages, b: HotPages) -> Bool { a.bits == b.bits }
-
-    var isEmpty: Bool { bits == (0, 0, 0, 0) }
-
-    mutating func insert(_ page: Int) {
-        let bit = UInt64(1) << UInt64(page & 63)
-        switch page >> 6 {
-        case 0: bits.0 |= bit
-        case 1: bits.1 |= bit
-        case 2: bits.2 |= bit
-        default: bits.3 |= bit
-        }
-    }
-
-    @inline(__always)
-    func contains(_ page: Int) -> Bool {
-        let word: UInt64
-        switch page >> 6 {
-        case 0: word = bits.0
-        case 1: word = bits.1
-        case 2: word = bits.2
-        default: word = bits.3
-        }
-        return word >> UInt64(page & 63) & 1 != 0
-    }
-
-    /// Calls `body` with each longest run of pages of `range` that are (not) hot.
-    @inline(__always)
-    func forEachRun<E: Error>(of range: Range<Int>, hot: Bool, _ body: (Range<Int>) throws(E) -> Void) throws(E) {
-        if isEmpty {
-            if !hot, !range.isEmpty { try body(range) }
-            return
-        }
-        var page = range.lowerBound
-        while page < range.upperBound {
-            guard contains(page) == hot else {
-                page += 1
-                continue
-            }
-            var end = page + 1
-            while end < range.upperBound, contains(end) == hot { end += 1 }
-            try body(page..<end)
-            page = end
-        }
-    }
 }

@@ -31,6 +31,9 @@ final class PoolFile: Sendable {
     var unitBytes: Int { huge == nil ? basePageSize : HugeMemory.unitBytes }
     func duplicate() throws(Errno) -> OwnedDescriptor { try descriptor.duplicate() }
 
+    /// Calls made on the pool's thread so far, each of which costs two switches of threads; nil where there is none.
+    var callCount: UInt64? { porter?.callCount }
+
     /// How long a call has been stuck; nil if none is.
     var stalledNanoseconds: UInt64? { porter?.stalledNanoseconds }
 
@@ -47,8 +50,8 @@ final class PoolFile: Sendable {
     /// The first bytes at or after an offset that take memory, up to `end`; nil if none do.
     func data(from offset: Int, below end: Int) throws(Errno) -> Range<Int>? { try make(.findData(from: offset, below: end)).data }
 
-    /// Writes pages of a buffer. A call that is stuck keeps the buffer.
-    func write(_ block: Staging.Block, _ pages: Range<Int>, at offset: Int, _ afterwards: FileCall.Afterwards) throws(Errno) {
+    /// Writes pages of a buffer to their places from an offset on. A call that is stuck keeps the buffer.
+    func write(_ block: Staging.Block, _ pages: RunMask, at offset: Int, _ afterwards: FileCall.Afterwards) throws(Errno) {
         _ = try make(.write(block, pages, offset: offset), afterwards)
     }
 

@@ -130,9 +130,9 @@ final class PoolTouch: Sendable {
     }
 
     /// The words of a run are about to be set: from here no page of it becomes hot any more. Returns those that did.
-    func freeze(_ id: UInt64) -> HotPages {
+    func freeze(_ id: UInt64) -> RunMask {
         state.withLock { state in
-            guard let i = state.claim(id) else { return HotPages() }
+            guard let i = state.claim(id) else { return RunMask() }
             state.claims[i].work = .freeing
             return state.claims[i].hot
         }

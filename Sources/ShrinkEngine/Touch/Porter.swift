@@ -63,6 +63,9 @@ final class Porter: Sendable {
 
     var stalledNanoseconds: UInt64? { queue.withLock { $0.stalledNanoseconds() } }
 
+    /// Calls that were made on its thread so far.
+    var callCount: UInt64 { queue.withLock { $0.nextTurn } }
+
     /// Starts the thread if it does not run yet.
     func start() throws(Errno) {
         let isMine = queue.withLock { queue in
