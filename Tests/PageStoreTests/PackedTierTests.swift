@@ -97,6 +97,34 @@ import Testing
         #expect(object.attributes.pageCount == 720)
     }
 
+    /// Each sync copies the object's index to the second tier, as the cleaner does: one after the other, or two of them write one file.
+    @Test func syncsOfOneObjectAtOnceLoseNothing() throws {
+        guard Machine.isRoot else { return Machine.lacks("root", so: "no memory tier of a test's own: syncs at once are not tested") }
+        let second = try ScratchDirectory()
+        do {
+            let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+            let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+            let object = try store.create(try #require(StoredObjectID(rawValue: 5)))
+            let errors = Monitor<[String]>([])
+            let threads = try (0..<3).map { number in
+                try DedicatedThread("syncs") {
+                    for round in 0..<40 {
+                        let first = (number * 40 + round) * 10
+                        do {
+                            try Self.write(object, pages: first..<first + 10)
+                            try object.sync()
+                        } catch { return errors.withLock { $0.append("\(error)") } }
+                    }
+                }
+            }
+            for thread in threads { thread.join() }
+            #expect(errors.withLock { $0 } == [])
+        }
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+        let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+        try Self.expect(try #require(try find(store, 5)), pages: 0..<1200, tier: 1)
+    }
+
     /// Neither synced nor there any more, and still never given again.
     @Test func noIDIsUsedAgainWhenTheFirstTierIsLost() throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "no memory tier of a test's own: its loss is not tested") }

@@ -1,4 +1,5 @@
 import ShrinkLinux
+import Synchronization
 import SystemPackage
 
 /// Copies of indexes beside the segments of the next tier, for when the first tier is memory and is lost with the machine.
@@ -9,7 +10,16 @@ enum IndexCopies {
     static let directoryName = "objects"
 
     /// Writes the object's index as it is now to the last tier. The caller keeps the index as it is mapped.
+    ///
+    /// A sync and the cleaner may want it at once. One after the other: they use one file on the way, and what was copied later must stay.
     static func write(_ object: PackedObject, to tier: StoreTier) throws(Errno) {
+        let result: Result<Void, Errno> = object.copying.withLock { _ in
+            do throws(Errno) { return .success(try writeAlone(object, to: tier)) } catch { return .failure(error) }
+        }
+        try result.get()
+    }
+
+    private static func writeAlone(_ object: PackedObject, to tier: StoreTier) throws(Errno) {
         do { try Files.makeDirectory(directoryName, at: tier.directory.number) } catch {
             if error != .fileExists { throw error }
         }

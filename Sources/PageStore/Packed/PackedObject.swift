@@ -19,6 +19,8 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
     let storedBytes = Atomic<Int>(0)
     private let modifiedNanoseconds: Atomic<Int>
     private let header: Mutex<ObjectHeader>
+    /// Held while the index is copied to the last tier (`IndexCopies`).
+    let copying = Mutex<Void>(())
     private let removed = Atomic<Bool>(false)
 
     /// Takes over a mapped index. `pages` and `bytes` of it are counted here; what they add to the store's sums is the caller's.
