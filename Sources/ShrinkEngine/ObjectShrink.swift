@@ -88,26 +88,30 @@ extension ReservedObject {
         _ goalPages: Int, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
         _ progress: (ShrinkOutcome) -> Bool
     ) throws(EngineError) {
-        var page = 0
-        var extentEnd = 0
+        var search = SurveyedRun.Search(page: firstPage, end: firstPage + pageCount, most: 0, known: firstPage..<firstPage)
         while outcome.freedPages < goalPages {
-            if page >= extentEnd {
-                // One search for the whole extent: SEEK_HOLE walks it page by page, so asking again for every run would be quadratic.
-                guard let extent = try nextExtent(from: page) else { return }
-                (page, extentEnd) = (extent.lowerBound, extent.upperBound)
+            search.most = min(EngineLimits.runPages, goalPages - outcome.freedPages)
+            let found: SurveyedRun
+            do throws(Errno) {
+                guard let next = try poolFile.survey(search) else { return }
+                found = next
+            } catch {
+                throw .poolFile("finding the resident pages of \(id) failed", error)
             }
-            let run = page..<min(page + min(EngineLimits.runPages, goalPages - outcome.freedPages), extentEnd)
+            let run = found.pages.lowerBound - firstPage..<found.pages.upperBound - firstPage
             try at(.cancel, run.lowerBound)
-            let failure = try shrink(run, writeback, file, staging, &outcome)
+            let failure = try shrink(run, found.resident, writeback, file, staging, &outcome)
             if let failure { throw failure }
-            page = run.upperBound
+            (search.page, search.known) = (found.pages.upperBound, found.known)
             if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
         }
     }
 
     /// One run: protect → copy out → words → free → wake. What a mapping writes meanwhile stays: it is in use. Returns why it stopped half way.
+    ///
+    /// Pages that are not in `resident` are nobody's business here: they may be in the backup, or become resident meanwhile.
     private func shrink(
-        _ run: Range<Int>, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
+        _ run: Range<Int>, _ resident: RunMask, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
     ) throws(EngineError) -> EngineError? {
         let claim = touch.claim(poolPages(run), .copyingOut)
         var ending: PoolTouch.Ending? = .writable
@@ -118,13 +122,13 @@ extension ReservedObject {
         try at(.beforeCopyOut, run.lowerBound)
         let content = file.blockToWrite(staging, writeback: writeback)
         try readPool(run, content)
-        outcome.scannedPages += run.count
-        var (done, failure) = copyOut(run, content, writeback, file, staging)
+        outcome.scannedPages += resident.count
+        var (done, failure) = copyOut(run, resident, content, writeback, file, staging)
         var writebacksLeft = writeback ? Self.writebacks : 0
         while failure?.code == .backupFull, writebacksLeft > 0 {
             // What lies in the first tier goes to the next one now; then there is room, or others took it meanwhile, or there is none.
             do throws(Errno) { try file.sync() } catch { throw .backup("writing back \(id)", error) }
-            (done, failure) = copyOut(run, content, writeback, file, staging)
+            (done, failure) = copyOut(run, resident, content, writeback, file, staging)
             writebacksLeft -= 1
         }
         if done > 0 {
@@ -132,14 +136,13 @@ extension ReservedObject {
             let hot = touch.freeze(claim)
             // From the first word on, until the memory is gone, nobody may write.
             ending = .protected
-            let safe = run.lowerBound..<run.lowerBound + done
-            try setWords(safe, hot, content, &outcome)
+            let safe = resident.intersection(RunMask(first: done))
+            let going = safe.subtracting(hot)
+            try setWords(run, going, content, &outcome)
             try at(.afterWords, run.lowerBound)
             do throws(EngineError) {
-                try hot.forEachRun(of: 0..<done, isIn: false) { (pages) throws(EngineError) in
-                    try free(run.lowerBound + pages.lowerBound..<run.lowerBound + pages.upperBound, .endClaim(touch, claim))
-                    outcome.freedPages += pages.count
-                }
+                try free(going, of: run, .endClaim(touch, claim))
+                outcome.freedPages += going.count
             } catch {
                 // The memory may still go at any moment: until it is gone nobody may have the pages.
                 if error.errno == .timedOut { ending = nil }
@@ -148,7 +151,7 @@ extension ReservedObject {
             ending = .writable
             try at(.afterFree, run.lowerBound)
             // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later.
-            hot.forEachRun(of: 0..<done, isIn: true) { pages in
+            safe.intersection(hot).forEachRun(of: 0..<done, isIn: true) { pages in
                 try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
             }
         }
@@ -183,15 +186,15 @@ extension ReservedObject {
 
     /// Stores the pages of a run that need it. Returns how many pages from the start are safe, zeros included, and why it stopped there.
     private func copyOut(
-        _ run: Range<Int>, _ content: Staging.Block, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
+        _ run: Range<Int>, _ resident: RunMask, _ content: Staging.Block, _ writeback: Bool, _ file: BackupFile, _ staging: Staging
     ) -> (done: Int, failure: EngineError?) {
         var i = 0
         while i < run.count {
-            if !needsBackup(run.lowerBound + i, content.pages(i..<i + 1)) {
+            if !resident.contains(i) || !needsBackup(run.lowerBound + i, content.pages(i..<i + 1)) {
                 i += 1
                 continue
             }
-            let end = endOfWrite(run, from: i, content)
+            let end = endOfWrite(run, resident, from: i, content)
             let written = file.write(content, i..<end, at: (run.lowerBound + i) * basePageSize, writeback: writeback, staging)
             if let error = written.error {
                 return (
@@ -205,7 +208,7 @@ extension ReservedObject {
     }
 
     /// Where the write that begins with page `i` of the run ends: behind a page that needs it.
-    private func endOfWrite(_ run: Range<Int>, from i: Int, _ content: Staging.Block) -> Int {
+    private func endOfWrite(_ run: Range<Int>, _ resident: RunMask, from i: Int, _ content: Staging.Block) -> Int {
         let longestGap = backup.makesHolesOfZeros ? Self.zeroGapPages : 0
         var end = i + 1
         var page = end
@@ -213,6 +216,8 @@ extension ReservedObject {
             // The backup has a stray page's valid content: never write over it.
             if table.isBackedUp(run.lowerBound + page) { break }
             if needsBackup(run.lowerBound + page, content.pages(page..<page + 1)) {
+                // Of a page that came since the run was looked for nothing is stored, or the backup had what no word tells of.
+                guard resident.contains(page) else { break }
                 end = page + 1
             } else if page - end >= longestGap {
                 break
@@ -229,12 +234,12 @@ extension ReservedObject {
         return !table.isBackedUp(page) && !isZero(base, basePageSize)
     }
 
-    private func setWords(_ pages: Range<Int>, _ hot: RunMask, _ content: Staging.Block, _ outcome: inout ShrinkOutcome)
+    private func setWords(_ run: Range<Int>, _ pages: RunMask, _ content: Staging.Block, _ outcome: inout ShrinkOutcome)
         throws(EngineError)
     {
-        for page in pages where !hot.contains(page - pages.lowerBound) {
-            if faults != nil, page != pages.lowerBound { try at(.betweenWords, page) }
-            let i = page - pages.lowerBound
+        for i in 0..<run.count where pages.contains(i) {
+            let page = run.lowerBound + i
+            if faults != nil, i > 0 { try at(.betweenWords, page) }
             if table.isBackedUp(page) {
                 outcome.strayPages += 1
             } else if needsBackup(page, content.pages(i..<i + 1)) {
@@ -246,6 +251,13 @@ extension ReservedObject {
                 table.set(page, .zero)
                 outcome.zeroPages += 1
             }
+        }
+    }
+
+    private func free(_ pages: RunMask, of run: Range<Int>, _ afterwards: FileCall.Afterwards) throws(EngineError) {
+        guard !pages.isEmpty else { return }
+        do throws(Errno) { try poolFile.punch(pages, first: firstPage + run.lowerBound, afterwards) } catch {
+            throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
         }
     }
 

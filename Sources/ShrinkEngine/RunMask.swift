@@ -6,6 +6,25 @@ struct RunMask: Sendable, Equatable {
 
     init() {}
 
+    /// The first `count` pages.
+    init(first count: Int) { for page in 0..<count { insert(page) } }
+
+    var count: Int { words.0.nonzeroBitCount + words.1.nonzeroBitCount + words.2.nonzeroBitCount + words.3.nonzeroBitCount }
+
+    /// Those of both.
+    func intersection(_ other: RunMask) -> RunMask {
+        var both = RunMask()
+        both.words = (words.0 & other.words.0, words.1 & other.words.1, words.2 & other.words.2, words.3 & other.words.3)
+        return both
+    }
+
+    /// Those that are not in the other.
+    func subtracting(_ other: RunMask) -> RunMask {
+        var rest = RunMask()
+        rest.words = (words.0 & ~other.words.0, words.1 & ~other.words.1, words.2 & ~other.words.2, words.3 & ~other.words.3)
+        return rest
+    }
+
     var isEmpty: Bool { words == (0, 0, 0, 0) }
 
     static func == (a: RunMask, b: RunMask) -> Bool { a.words == b.words }

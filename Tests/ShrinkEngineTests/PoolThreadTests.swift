@@ -25,4 +25,82 @@ import Testing
         #expect(made >= 4 && made <= 20, "\(made) calls")
         #expect(try fixture.mismatches(object, zeroEvery: 2) == [])
     }
+
+    /// After a recover the pages of zeros are holes between the others.
+    @Test func shrinkOfWhatCameBackMakesThreeCallsForEachRun() throws {
+        let fixture = try EngineFixture(configure: { $0.clientsAreStrangers = true })
+        let object = try fixture.makeObject(pages: 1024, zeroEvery: 2)
+        let engine = fixture.engine
+        #expect(engine.shrink(.object(object.id)).failure == nil)
+        let recovered = engine.recover(.object(object.id)).recoveredPages
+        let resident = try engine.pool(fixture.pool).allocatedBytes.rawValue / basePageSize
+        #expect(resident == recovered)
+        let before = try calls(fixture)
+        let result = engine.shrink(.object(object.id))
+        // Holes are not counted: neither as looked at, nor as freed, nor as zeros.
+        #expect(result.failure == nil && result.scannedPages == resident && result.backedUpPages == resident)
+        #expect(result.freedBytes == ByteCount(resident * basePageSize) && result.zeroPages == 0)
+        let made = try calls(fixture) - before
+        #expect(made >= 4 && made <= 20, "\(made) calls")
+        #expect(try engine.pool(fixture.pool).allocatedBytes == .zero)
+        #expect(try fixture.mismatches(object, zeroEvery: 2) == [])
+    }
+
+    /// Pages that are in the backup lie in the gaps, and so do holes that were never touched; neither is changed by what goes out around them.
+    @Test func whatLiesInTheGapsStaysAsItIs() throws {
+        for strangers in [false, true] {
+            let fixture = try EngineFixture(configure: { $0.clientsAreStrangers = strangers })
+            let engine = fixture.engine
+            let object = try engine.createObject(in: fixture.pool, name: "o", size: ByteCount(512 * basePageSize))
+            // Data, out, never touched, by turns of different lengths.
+            func kind(_ page: Int) -> Int { (page / 3 + page / 7) % 3 }
+            for page in 0..<512 where kind(page) != 2 {
+                fixture.pattern.fill(fixture.bytes(object, page), index: page, zeroEvery: 0)
+            }
+            try engine.unpin(object.id)
+            #expect(engine.shrink(.object(object.id)).failure == nil)
+            let all = (0..<512).map(kind)
+            /// Brings back those of the first kind.
+            func recoverParts() throws {
+                var first = 0
+                while first < 512 {
+                    var end = first + 1
+                    while end < 512, kind(end) == kind(first) { end += 1 }
+                    if kind(first) == 0 {
+                        let pages = PageIndex(rawValue: first)..<PageIndex(rawValue: end)
+                        #expect(engine.recover(object.id, pages: pages).failure == nil)
+                    }
+                    first = end
+                }
+            }
+            try recoverParts()
+            // The others are in the backup, between them.
+            let again = engine.shrink(.object(object.id))
+            #expect(again.failure == nil && again.backedUpPages == all.count { $0 == 0 }, "\(again)")
+            #expect(again.scannedPages == all.count { $0 == 0 } && engine.counters.strayPages == 0)
+            try recoverParts()
+            // What its client changed since must be what comes back.
+            try engine.pin(object.id)
+            for page in 0..<512 where kind(page) == 0 {
+                fixture.pattern.fill(fixture.bytes(object, page), index: page, version: 1, zeroEvery: 0)
+            }
+            try engine.unpin(object.id)
+            var counts = try engine.object(object.id).pages
+            // Pinned, all of it came back.
+            #expect(counts.backedUp == 0 && counts.empty == all.count { $0 == 2 }, "\(counts)")
+            let result = engine.shrink(.object(object.id))
+            #expect(result.failure == nil && result.backedUpPages == all.count { $0 != 2 } && result.zeroPages == 0)
+            counts = try engine.object(object.id).pages
+            #expect(counts.empty == all.count { $0 == 2 } && counts.zero == 0 && counts.resident == 0, "\(counts)")
+            var page = [UInt8](repeating: 0xee, count: basePageSize)
+            for index in 0..<512 {
+                _ = try page.withUnsafeMutableBytes { try engine.read(object.id, at: ByteCount(index * basePageSize), into: $0) }
+                switch kind(index) {
+                case 0: #expect(page == fixture.pattern.page(index, version: 1, zeroEvery: 0), "page \(index)")
+                case 1: #expect(page == fixture.pattern.page(index, zeroEvery: 0), "page \(index)")
+                default: #expect(page.allSatisfy { $0 == 0 }, "page \(index)")
+                }
+            }
+        }
+    }
 }

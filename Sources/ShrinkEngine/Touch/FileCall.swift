@@ -5,6 +5,10 @@ import SystemPackage
 enum FileCall: Sendable {
     /// Makes a range a hole; bytes.
     case punch(offset: Int, length: Int)
+    /// Makes those pages of the run that begins with a page holes.
+    case punchPages(RunMask, first: Int)
+    /// Looks for the next run of pages, from one on.
+    case survey(SurveyedRun.Search)
     /// Looks for the first bytes that take memory in a range.
     case findData(from: Int, below: Int)
     /// Writes those pages of a buffer to their places in the stretch that begins at an offset in bytes: all in one call, for each may take two switches of
@@ -19,11 +23,14 @@ enum FileCall: Sendable {
         /// Bytes; nil: there is no data.
         var data: Range<Int>?
         var pages = 0
+        var survey: SurveyedRun?
     }
 
     func make(on number: CInt) throws(Errno) -> Answer {
         switch self {
         case .punch(let offset, let length): try Files.punch(number, at: offset, length: length)
+        case .punchPages(let pages, let first): try Self.punch(number, pages, first: first)
+        case .survey(let search): return Answer(survey: try search.make(on: number))
         case .findData(let offset, let end):
             guard let data = try Files.nextData(number, from: offset), data < end else { return Answer() }
             return Answer(data: data..<(try Files.endOfData(number, from: data, limit: end)))
@@ -38,6 +45,14 @@ enum FileCall: Sendable {
         case .count(let first, let count): return Answer(pages: try Self.count(number, first, count))
         }
         return Answer()
+    }
+
+    private static func punch(_ number: CInt, _ pages: RunMask, first: Int) throws(Errno) {
+        var page = 0
+        while let run = pages.nextRun(from: page) {
+            try Files.punch(number, at: (first + run.lowerBound) * basePageSize, length: run.count * basePageSize)
+            page = run.upperBound
+        }
     }
 
     private static func free(_ number: CInt, _ first: Int, _ count: Int, _ limit: Int) throws(Errno) -> Int {
@@ -82,10 +97,8 @@ enum FileCall: Sendable {
             case .nothing: break
             case .endClaim(let touch, let claim): touch.end(claim, .protected)
             case .undoCopyIn(let touch, let claim, let pages, let first):
-                var page = 0
-                while let run = pages.nextRun(from: page) {
+                pages.forEachRun(of: 0..<RunMask.limit, isIn: true) { run in
                     try? Files.punch(number, at: (first + run.lowerBound) * basePageSize, length: run.count * basePageSize)
-                    page = run.upperBound
                 }
                 touch.end(claim, .protected)
             case .giveBack(let engine, let pool, let first, let count):

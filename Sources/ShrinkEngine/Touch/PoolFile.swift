@@ -47,6 +47,17 @@ final class PoolFile: Sendable {
         _ = try make(.punch(offset: offset, length: length), afterwards)
     }
 
+    /// Makes those pages of the run that begins with page `first` holes.
+    func punch(_ pages: RunMask, first: Int, _ afterwards: FileCall.Afterwards = .nothing) throws(Errno) {
+        _ = try make(.punchPages(pages, first: first), afterwards)
+    }
+
+    /// The next pages to go out; nil if none take memory. Not for pools of huge pages.
+    func survey(_ search: SurveyedRun.Search) throws(Errno) -> SurveyedRun? {
+        if let known = search.answer { return known }
+        return try make(.survey(search)).survey
+    }
+
     /// The first bytes at or after an offset that take memory, up to `end`; nil if none do.
     func data(from offset: Int, below end: Int) throws(Errno) -> Range<Int>? { try make(.findData(from: offset, below: end)).data }
 
