@@ -150,8 +150,12 @@ extension ReservedObject {
             }
             ending = .writable
             try at(.afterFree, run.lowerBound)
-            // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later.
-            safe.intersection(hot).forEachRun(of: 0..<done, isIn: true) { pages in
+            // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later. But a stray page's is not ours.
+            var stale = RunMask()
+            if !hot.isEmpty {
+                for i in 0..<done where safe.contains(i) && hot.contains(i) && !table.isBackedUp(run.lowerBound + i) { stale.insert(i) }
+            }
+            stale.forEachRun(of: 0..<done, isIn: true) { pages in
                 try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
             }
         }
