@@ -2,7 +2,8 @@
 struct RunMask: Sendable, Equatable {
     private var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
 
-    static let limit = 256
+    /// As many pages as a run may have (`EngineLimits.runPages`): four words.
+    static let limit = EngineLimits.runPages
 
     init() {}
 
@@ -38,7 +39,8 @@ struct RunMask: Sendable, Equatable {
         case 0: words.0 |= bit
         case 1: words.1 |= bit
         case 2: words.2 |= bit
-        default: words.3 |= bit
+        case 3: words.3 |= bit
+        default: preconditionFailure("a run has more pages than a mask has bits")
         }
     }
 
