@@ -103,4 +103,23 @@ import Testing
             }
         }
     }
+
+    /// A copy that nobody waits for any more is undone when it ends after all: its pages, and not what lies between them, which may be a client's.
+    @Test func whatIsUndoneIsTheCopyAlone() throws {
+        let file = try MemoryFile.makeSealed("undo", size: 64 * basePageSize)
+        let full = [UInt8](repeating: 7, count: 64 * basePageSize)
+        #expect(full.withUnsafeBytes { Files.write(file.number, $0, at: 0) }.error == nil)
+        let touch = PoolTouch()
+        let claim = touch.claim(10..<20, .copyingIn)
+        var pages = RunMask()
+        for page in [0, 1, 5, 9] { pages.insert(page) }
+        FileCall.Afterwards.undoCopyIn(touch, claim, pages, first: 10).run(file.number)
+        var page = [UInt8](repeating: 0, count: basePageSize)
+        for index in 0..<64 {
+            let read = try page.withUnsafeMutableBytes { try Files.read(file.number, into: $0, at: index * basePageSize) }
+            #expect(read == basePageSize && page[0] == ([10, 11, 15, 19].contains(index) ? 0 : 7), "page \(index)")
+        }
+        // And the claim is over.
+        #expect(touch.tryClaim(10..<20, .copyingIn) != nil)
+    }
 }
