@@ -63,80 +63,76 @@ import Testing
     /// Passed where the first tier is memory.
     static let belowMemory: [KillPoint] = [.idsMarkedBelow, .indexCopied, .indexCopyRenamed]
 
+    /// Has a workload killed at each of these passings of the point. Late ones too, for what was there before must outlive them; one
+    /// that a workload doesn't come to ends the search.
+    ///
+    /// The first passing must be met: if a seed's workload doesn't come by, the next is taken. Of a hundred one removes no object, say.
+    static func killAtPassings(_ passings: [Int], of point: KillPoint, isKilled: (Int, UInt64) throws -> Bool) throws {
+        let seed = testSeed("kill at \(point.name)")
+        guard let met = try (0..<8).map({ seed &+ $0 }).first(where: { try isKilled(passings[0], $0) }) else {
+            throw PassedByNoSeed(point: point.name, passing: passings[0], seed: seed)
+        }
+        for passing in passings.dropFirst() { guard try isKilled(passing, met) else { break } }
+    }
+
+    struct PassedByNoSeed: Error {
+        let point: String
+        let passing: Int
+        let seed: UInt64
+    }
+
+    /// Runs a workload, to be killed when it passes the point for that time, and looks at what is left; whether it was killed.
+    static func isKilled(
+        at point: KillPoint, passing: Int, _ seed: UInt64, objectBytes: Int = 256 << 10, operations: Int = operations,
+        segmentBytes: Int = 1 << 20, _ directories: [String], environment: [String] = []
+    ) throws -> Bool {
+        let (ending, answers) = try run(
+            seed: seed, objectBytes: objectBytes, operations: operations, directories,
+            environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)", "PACKED_CRASH_SEGMENT=\(segmentBytes)"] + environment)
+        try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
+        let wasKilled = ending == .signalled(9)
+        let lines = try check(
+            seed, objectBytes: objectBytes, operations: operations, segmentBytes: segmentBytes, directories, answers, wasKilled: wasKilled)
+        #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
+        return wasKilled
+    }
+
     @Test(arguments: common)
     func aKillAtAnyPointLosesNothingThatWasAnswered(_ point: KillPoint) throws {
-        let seed = testSeed("kill at \(point.name)")
-        var hits = 0
-        // Late passings too: what was there before must outlive them. A point that is passed less often ends the search.
-        for passing in [1, 3, 30] {
-            let first = try ScratchDirectory()
-            let second = try ScratchDirectory()
-            let directories = [first.path, second.path]
-            let (ending, answers) = try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
-            try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
-            let wasKilled = ending == .signalled(9)
-            if wasKilled { hits += 1 }
-            let lines = try Self.check(seed, directories, answers, wasKilled: wasKilled)
-            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
-            if !wasKilled { break }
+        try Self.killAtPassings([1, 3, 30], of: point) { passing, seed in
+            let (first, second) = (try ScratchDirectory(), try ScratchDirectory())
+            return try Self.isKilled(at: point, passing: passing, seed, [first.path, second.path])
         }
-        #expect(hits > 0, "\(point.name) was never passed with seed \(seed)")
     }
 
     @Test(arguments: belowMemory)
     func aKillAboveADiskLosesNothingThatWasAnswered(_ point: KillPoint) throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "no memory tier of a test's own: kills above a disk are not tested") }
-        let seed = testSeed("kill at \(point.name)")
-        var hits = 0
-        for passing in [1, 2, 10] {
-            let memory = try ScratchMemoryFileSystem(sizeBytes: 256 << 20)
-            let second = try ScratchDirectory()
-            let directories = [memory.path, second.path]
-            let (ending, answers) = try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
-            try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
-            let wasKilled = ending == .signalled(9)
-            if wasKilled { hits += 1 }
-            let lines = try Self.check(seed, directories, answers, wasKilled: wasKilled)
-            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
-            if !wasKilled { break }
+        try Self.killAtPassings([1, 2, 10], of: point) { passing, seed in
+            let (memory, second) = (try ScratchMemoryFileSystem(sizeBytes: 256 << 20), try ScratchDirectory())
+            return try Self.isKilled(at: point, passing: passing, seed, [memory.path, second.path])
         }
-        #expect(hits > 0, "\(point.name) was never passed with seed \(seed)")
     }
 
     @Test func aKillWhileTheBudgetIsWrittenDownSpendsNoMore() throws {
-        var seed = testSeed("kill in the budget")
-        var (first, second) = (try ScratchDirectory(), try ScratchDirectory())
-        var directories = [first.path, second.path]
-        func run() throws -> (ending: ChildProcess.Ending, answers: [UInt8]) {
-            try Self.run(seed: seed, directories, environment: ["SHRINKD_KILL_POINT=budgetStored:2", "PACKED_CRASH_BUDGET=\(8 << 20)"])
+        // About one workload in several writes too little to note the budget twice.
+        try Self.killAtPassings([2], of: .budgetStored) { passing, seed in
+            let (first, second) = (try ScratchDirectory(), try ScratchDirectory())
+            let wasKilled = try Self.isKilled(
+                at: .budgetStored, passing: passing, seed, [first.path, second.path], environment: ["PACKED_CRASH_BUDGET=\(8 << 20)"])
+            guard wasKilled else { return false }
+            let noted = String(decoding: try Files.contents(of: second.file("budget")), as: UTF8.self).split(separator: " ").last
+            #expect(noted == "\(2 << 20)\n")
+            return true
         }
-        var (ending, answers) = try run()
-        // About one workload in several writes too little to note the budget twice; then the next is taken.
-        for _ in 0..<8 where ending == .exited(0) {
-            seed &+= 1
-            (first, second) = (try ScratchDirectory(), try ScratchDirectory())
-            directories = [first.path, second.path]
-            (ending, answers) = try run()
-        }
-        #expect(ending == .signalled(9))
-        let lines = try Self.check(seed, directories, answers, wasKilled: true)
-        #expect(lines.isEmpty, "seed \(seed): \(lines.prefix(5))")
-        let noted = String(decoding: try Files.contents(of: second.file("budget")), as: UTF8.self).split(separator: " ").last
-        #expect(noted == "\(2 << 20)\n")
     }
 
-    @Test(arguments: [KillPoint.reserveTaken, .reserveRestored])
-    func aKillInAFullStoreLosesNothing(_ point: KillPoint) throws {
+    @Test(arguments: [KillPoint.reserveTaken, .reserveRestored], [1, 2])
+    func aKillInAFullStoreLosesNothing(_ point: KillPoint, _ passing: Int) throws {
         guard Machine.isRoot else { return Machine.lacks("root", so: "no tmpfs of a test's own: kills in a full store are not tested") }
-        let seed = testSeed("kill at \(point.name)")
-        for passing in [1, 2] {
+        try Self.killAtPassings([passing], of: point) { passing, seed in
             let memory = try ScratchMemoryFileSystem(sizeBytes: 3 << 20)
-            let (ending, answers) = try Self.run(
-                seed: seed, objectBytes: 4 << 20, operations: 600, [memory.path],
-                environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)"])
-            #expect(ending == .signalled(9), "\(point.name):\(passing) was not passed with seed \(seed)")
-            let lines = try Self.check(seed, objectBytes: 4 << 20, [memory.path], answers, wasKilled: true)
-            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
+            return try Self.isKilled(at: point, passing: passing, seed, objectBytes: 4 << 20, operations: 600, [memory.path])
         }
     }
 

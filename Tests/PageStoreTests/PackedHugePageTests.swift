@@ -230,21 +230,11 @@ import Testing
         KillPoint.segmentFileMade, .segmentHeaderWritten, .bytesWritten, .entriesPublished, .segmentRetired, .segmentUnlinked,
     ])
     func aKillLosesNothingThatWasAnswered(_ point: KillPoint) throws {
-        let seed = testSeed("kill in large pages at \(point.name)")
-        var hits = 0
-        for passing in [1, 3, 20] {
-            guard let memory = try Self.memory(sizeBytes: 256 << 20) else { return }
-            let (ending, answers) = try PackedCrashTests.run(
-                seed: seed, objectBytes: 4 << 20, operations: 300, [memory.path],
-                environment: ["SHRINKD_KILL_POINT=\(point.name):\(passing)", "PACKED_CRASH_SEGMENT=\(2 << 20)"])
-            try #require(ending == .signalled(9) || ending == .exited(0), "\(ending)")
-            let wasKilled = ending == .signalled(9)
-            if wasKilled { hits += 1 }
-            let lines = try PackedCrashTests.check(
-                seed, objectBytes: 4 << 20, segmentBytes: 2 << 20, [memory.path], answers, wasKilled: wasKilled)
-            #expect(lines.isEmpty, "\(point.name):\(passing) of seed \(seed) after \(answers.count): \(lines.prefix(5))")
-            if !wasKilled { break }
+        guard try Self.memory(sizeBytes: 256 << 20) != nil else { return }
+        try PackedCrashTests.killAtPassings([1, 3, 20], of: point) { passing, seed in
+            let memory = try #require(try Self.memory(sizeBytes: 256 << 20))
+            return try PackedCrashTests.isKilled(
+                at: point, passing: passing, seed, objectBytes: 4 << 20, operations: 300, segmentBytes: 2 << 20, [memory.path])
         }
-        #expect(hits > 0, "\(point.name) was never passed with seed \(seed)")
     }
 }
