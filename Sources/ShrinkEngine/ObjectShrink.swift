@@ -88,30 +88,85 @@ extension ReservedObject {
         _ goalPages: Int, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
         _ progress: (ShrinkOutcome) -> Bool
     ) throws(EngineError) {
+        var going = GoingPages()
+        do throws(EngineError) {
+            try shrink(goalPages, writeback, file, staging, &outcome, &going, progress)
+        } catch {
+            try? finish(&going, &outcome)
+            throw error
+        }
+        try finish(&going, &outcome)
+    }
+
+    /// Run by run. While one is copied out, the one before it is freed and the next is looked for: where clients are strangers, by the pool's thread.
+    private func shrink(
+        _ goalPages: Int, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
+        _ going: inout GoingPages, _ progress: (ShrinkOutcome) -> Bool
+    ) throws(EngineError) {
         var search = SurveyedRun.Search(page: firstPage, end: firstPage + pageCount, most: 0, known: firstPage..<firstPage)
-        while outcome.freedPages < goalPages {
-            search.most = min(EngineLimits.runPages, goalPages - outcome.freedPages)
-            let found: SurveyedRun
-            do throws(Errno) {
-                guard let next = try poolFile.survey(search) else { return }
-                found = next
-            } catch {
-                throw .poolFile("finding the resident pages of \(id) failed", error)
+        var survey: PoolFile.CallUnderWay?
+        while outcome.freedPages + going.count < goalPages {
+            if survey == nil {
+                search.most = min(EngineLimits.runPages, goalPages - outcome.freedPages - going.count)
+                survey = try begin(search)
             }
+            guard let found = try finish(&survey) else { return }
             let run = found.pages.lowerBound - firstPage..<found.pages.upperBound - firstPage
             try at(.cancel, run.lowerBound)
-            let failure = try shrink(run, found.resident, writeback, file, staging, &outcome)
-            if let failure { throw failure }
             (search.page, search.known) = (found.pages.upperBound, found.known)
+            search.most = min(EngineLimits.runPages, goalPages - outcome.freedPages - going.count - found.resident.count)
+            if search.most > 0 { survey = try begin(search) }
+            let failure = try shrink(run, found.resident, writeback, file, staging, &outcome, &going)
+            if let failure { throw failure }
             if !progress(outcome) { throw EngineError(.interrupted, "shrinking \(id) was stopped; it goes on when asked again") }
         }
     }
 
+    private func begin(_ search: SurveyedRun.Search) throws(EngineError) -> PoolFile.CallUnderWay {
+        do throws(Errno) { return try poolFile.survey(search) } catch { throw surveyFailed(error) }
+    }
+
+    /// Takes the answer; nil if nothing takes memory any more.
+    private func finish(_ survey: inout PoolFile.CallUnderWay?) throws(EngineError) -> SurveyedRun? {
+        guard var call = survey.take() else { return nil }
+        do throws(Errno) { return try call.finish().survey } catch { throw surveyFailed(error) }
+    }
+
+    private func surveyFailed(_ errno: Errno) -> EngineError { .poolFile("finding the resident pages of \(id) failed", errno) }
+
+    /// Pages whose words say where they are, and that are freed just now.
+    private struct GoingPages: ~Copyable {
+        var call: PoolFile.CallUnderWay?
+        var first = 0
+        var count = 0
+        var claim: UInt64 = 0
+    }
+
+    /// Waits until the pages are gone, if there are any, and counts them.
+    private func finish(_ going: inout GoingPages, _ outcome: inout ShrinkOutcome) throws(EngineError) {
+        guard var call = going.call.take() else { return }
+        let count = going.count
+        going.count = 0
+        do throws(Errno) { _ = try call.finish() } catch {
+            // A call that was not made has left the claim; one that is stuck may still free the memory at any moment, and ends it then.
+            if error != .timedOut { touch.end(going.claim, .protected) }
+            throw freeFailed(error)
+        }
+        outcome.freedPages += count
+        try at(.afterFree, going.first)
+    }
+
+    private func freeFailed(_ errno: Errno) -> EngineError {
+        .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", errno)
+    }
+
     /// One run: protect → copy out → words → free → wake. What a mapping writes meanwhile stays: it is in use. Returns why it stopped half way.
+    /// It is freed while the next is copied out: `going` is the run before at first, then this one.
     ///
     /// Pages that are not in `resident` are nobody's business here: they may be in the backup, or become resident meanwhile.
     private func shrink(
-        _ run: Range<Int>, _ resident: RunMask, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome
+        _ run: Range<Int>, _ resident: RunMask, _ writeback: Bool, _ file: BackupFile, _ staging: Staging, _ outcome: inout ShrinkOutcome,
+        _ going: inout GoingPages
     ) throws(EngineError) -> EngineError? {
         let claim = touch.claim(poolPages(run), .copyingOut)
         var ending: PoolTouch.Ending? = .writable
@@ -131,33 +186,33 @@ extension ReservedObject {
             (done, failure) = copyOut(run, resident, content, writeback, file, staging)
             writebacksLeft -= 1
         }
-        if done > 0 {
-            try at(.afterCopyOut, run.lowerBound)
-            let hot = touch.freeze(claim)
-            // From the first word on, until the memory is gone, nobody may write.
-            ending = .protected
-            let safe = resident.intersection(RunMask(first: done))
-            let going = safe.subtracting(hot)
-            try setWords(run, going, content, &outcome)
-            try at(.afterWords, run.lowerBound)
-            do throws(EngineError) {
-                try free(going, of: run, .endClaim(touch, claim))
-                outcome.freedPages += going.count
-            } catch {
-                // The memory may still go at any moment: until it is gone nobody may have the pages.
-                if error.errno == .timedOut { ending = nil }
-                throw error
-            }
+        // Before more words are set: one run at most is neither counted nor given up.
+        try finish(&going, &outcome)
+        guard done > 0 else { return failure }
+        try at(.afterCopyOut, run.lowerBound)
+        let hot = touch.freeze(claim)
+        // From the first word on, until the memory is gone, nobody may write.
+        ending = .protected
+        let safe = resident.intersection(RunMask(first: done))
+        let cold = safe.subtracting(hot)
+        try setWords(run, cold, content, &outcome)
+        try at(.afterWords, run.lowerBound)
+        if cold.isEmpty {
             ending = .writable
-            try at(.afterFree, run.lowerBound)
-            // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later. But a stray page's is not ours.
-            var stale = RunMask()
-            if !hot.isEmpty {
-                for i in 0..<done where safe.contains(i) && hot.contains(i) && !table.isBackedUp(run.lowerBound + i) { stale.insert(i) }
-            }
-            stale.forEachRun(of: 0..<done, isIn: true) { pages in
-                try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
-            }
+        } else {
+            do throws(Errno) {
+                going.call = try poolFile.release(cold, first: firstPage + run.lowerBound, touch, claim: claim)
+            } catch { throw freeFailed(error) }
+            (going.first, going.count, going.claim) = (run.lowerBound, cold.count, claim)
+            ending = nil
+        }
+        // The copies of pages that changed meanwhile are worth nothing; one that stays is overwritten or removed later. But a stray page's is not ours.
+        var stale = RunMask()
+        if !hot.isEmpty {
+            for i in 0..<done where safe.contains(i) && hot.contains(i) && !table.isBackedUp(run.lowerBound + i) { stale.insert(i) }
+        }
+        stale.forEachRun(of: 0..<done, isIn: true) { pages in
+            try? file.drop(at: (run.lowerBound + pages.lowerBound) * basePageSize, length: pages.count * basePageSize)
         }
         return failure
     }
@@ -258,18 +313,9 @@ extension ReservedObject {
         }
     }
 
-    private func free(_ pages: RunMask, of run: Range<Int>, _ afterwards: FileCall.Afterwards) throws(EngineError) {
-        guard !pages.isEmpty else { return }
-        do throws(Errno) { try poolFile.punch(pages, first: firstPage + run.lowerBound, afterwards) } catch {
-            throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
-        }
-    }
-
     func free(_ pages: Range<Int>, _ afterwards: FileCall.Afterwards = .nothing) throws(EngineError) {
         do throws(Errno) {
             try poolFile.punch(at: poolOffset(pages.lowerBound), length: pages.count * unitBytes, afterwards)
-        } catch {
-            throw .poolFile("freeing pages of \(id) in the pool failed; they are in the backup", error)
-        }
+        } catch { throw freeFailed(error) }
     }
 }

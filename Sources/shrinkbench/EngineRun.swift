@@ -15,10 +15,25 @@ final class EngineRun {
         var shrinkNanoseconds: UInt64
         var recoverNanoseconds: UInt64
         var shrink: ShrinkResult
+        var shrinkPhase: Phase
+        var recoverPhase: Phase
     }
 
-    init(directory: String, data: RealPages, objectBytes: Int, _ copying: Copying) throws {
+    /// When one half of a pass ran, and what it cost.
+    struct Phase {
+        var began: MonotonicTime
+        var ended: MonotonicTime
+        var ownNanoseconds: UInt64
+        var serverNanoseconds: UInt64
+        var cpuNanoseconds: UInt64 { ownNanoseconds + serverNanoseconds }
+    }
+
+    /// Whose processor time counts beside our own.
+    private let server: Int32?
+
+    init(directory: String, data: RealPages, objectBytes: Int, _ copying: Copying, server: Int32? = nil) throws {
         self.copying = copying
+        self.server = server
         self.data = data
         // As shrinkd does: each object's file stays open.
         try ThisProcess.raiseDescriptorLimit()
@@ -47,21 +62,17 @@ final class EngineRun {
     }
 
     /// Everything out and back once, timed apart; the content is compared afterwards.
-    func pass(afterShrink: (ShrinkResult) -> Void = { _ in }, afterRecover: () -> Void = {}) throws -> Figures {
-        try copying.withPriority { try timedPass(afterShrink, afterRecover) }
-    }
+    func pass() throws -> Figures { try copying.withPriority { try timedPass() } }
 
-    private func timedPass(_ afterShrink: (ShrinkResult) -> Void, _ afterRecover: () -> Void) throws -> Figures {
-        let shrink = engine.shrink(.all)
-        afterShrink(shrink)
+    private func timedPass() throws -> Figures {
+        let (shrink, shrinkPhase) = try phase { engine.shrink(.all) }
         if let failure = shrink.failure { throw BenchError("shrinking failed: \(failure)") }
         let left = try engine.pool(pool)
         guard left.allocatedBytes == .zero else {
             throw BenchError(
                 "the pool kept \(left.allocatedBytes) after shrinking everything (\(left.pages); \(shrink.skippedObjects) objects skipped)")
         }
-        let recover = engine.recover(.all)
-        afterRecover()
+        let (recover, recoverPhase) = try phase { engine.recover(.all) }
         if let failure = recover.failure { throw BenchError("recovering failed: \(failure)") }
         for object in objects {
             // Pinned, as a client must: reading a hole through a mapping makes it a page.
@@ -71,8 +82,25 @@ final class EngineRun {
                 throw BenchError("content differs after recovering")
             }
         }
-        return Figures(shrinkNanoseconds: shrink.durationNanoseconds, recoverNanoseconds: recover.durationNanoseconds, shrink: shrink)
+        return Figures(
+            shrinkNanoseconds: shrink.durationNanoseconds, recoverNanoseconds: recover.durationNanoseconds, shrink: shrink,
+            shrinkPhase: shrinkPhase, recoverPhase: recoverPhase)
     }
+
+    private func phase<R>(_ body: () -> R) throws -> (R, Phase) {
+        let (own, others) = (ProcessorTime.ofThisProcess(), try serverTime())
+        let began = MonotonicTime.now()
+        let result = body()
+        let ended = MonotonicTime.now()
+        return (
+            result,
+            Phase(
+                began: began, ended: ended, ownNanoseconds: ProcessorTime.ofThisProcess() - own,
+                serverNanoseconds: try serverTime() - others)
+        )
+    }
+
+    private func serverTime() throws -> UInt64 { try server.map { try ProcessorTime.of($0) } ?? 0 }
 
     func end() throws { try engine.destroyPool(pool) }
 }

@@ -99,16 +99,16 @@ struct PackedMode: ParsableCommand {
         var ours = Series()
         var stored = 0
         var last: SwappedMemory.Figures?
-        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying)
+        let engine = try EngineRun(
+            directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying,
+            server: server.processID)
         _ = try engine.pass()
         let swapped = try SwappedMemory(pages)
         _ = try swapped.pass(threads: 1, zram: zram)
         for _ in 0..<runs {
-            func cpu() -> UInt64 { ProcessorTime.ofThisProcess() + ((try? ProcessorTime.of(server.processID)) ?? 0) }
-            var times = [cpu()]
-            let figures = try engine.pass(afterShrink: { _ in times.append(cpu()) }, afterRecover: { times.append(cpu()) })
-            ours.cpu.append(Double(times[1] - times[0]) / 1e9 / gib)
-            ours.backCPU.append(Double(times[2] - times[1]) / 1e9 / gib)
+            let figures = try engine.pass()
+            ours.cpu.append(Double(figures.shrinkPhase.cpuNanoseconds) / 1e9 / gib)
+            ours.backCPU.append(Double(figures.recoverPhase.cpuNanoseconds) / 1e9 / gib)
             ours.out.append(gibPerSecond(pages.count, figures.shrinkNanoseconds))
             ours.back.append(gibPerSecond(pages.count, figures.recoverNanoseconds))
             stored = figures.shrink.storedBytes.rawValue

@@ -33,24 +33,20 @@ struct PhasesMode: ParsableCommand {
         let store = try scratch.memoryDirectory(
             "store", sizeBytes: pages.count + (256 << 20), options: layout == "packed" ? "huge=" + huge : nil)
         let server = try scratch.serve(store: store, ["--layout", layout] + (layout == "packed" ? ["--codec", codec] : []))
-        let engine = try EngineRun(directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying)
+        let engine = try EngineRun(
+            directory: server.mount, data: pages, objectBytes: objectSize << 10, copyOptions.copying, server: server.processID)
         _ = try engine.pass()
         var out: [Double] = [], back: [Double] = [], outCPU: [Double] = [], backCPU: [Double] = [], backServer: [Double] = []
-        func cpu() -> (engine: Double, server: Double) {
-            (Double(ProcessorTime.ofThisProcess()) / 1e9, Double((try? ProcessorTime.of(server.processID)) ?? 0) / 1e9)
-        }
         for _ in 0..<runs {
-            var times = [(at: MonotonicTime.now(), cpu: cpu())]
-            let figures = try engine.pass(
-                afterShrink: { _ in times.append((MonotonicTime.now(), cpu())) },
-                afterRecover: { times.append((MonotonicTime.now(), cpu())) })
+            let figures = try engine.pass()
+            let (shrink, recover) = (figures.shrinkPhase, figures.recoverPhase)
             out.append(gibPerSecond(pages.count, figures.shrinkNanoseconds))
             back.append(gibPerSecond(pages.count, figures.recoverNanoseconds))
-            outCPU.append((times[1].cpu.engine + times[1].cpu.server - times[0].cpu.engine - times[0].cpu.server) / gib)
-            backCPU.append((times[2].cpu.engine + times[2].cpu.server - times[1].cpu.engine - times[1].cpu.server) / gib)
-            backServer.append((times[2].cpu.server - times[1].cpu.server) / gib)
+            outCPU.append(Double(shrink.cpuNanoseconds) / 1e9 / gib)
+            backCPU.append(Double(recover.cpuNanoseconds) / 1e9 / gib)
+            backServer.append(Double(recover.serverNanoseconds) / 1e9 / gib)
             print(
-                "shrink \(seconds(times[0].at)),\(seconds(times[1].at))  recover \(seconds(times[1].at)),\(seconds(times[2].at))  \(column(out.last ?? 0)) \(column(back.last ?? 0)) GiB/s"
+                "shrink \(text(shrink))  recover \(text(recover))  \(column(out.last ?? 0)) \(column(back.last ?? 0)) GiB/s"
             )
         }
         try engine.end()
@@ -60,6 +56,8 @@ struct PhasesMode: ParsableCommand {
             "recover\(column(median(back))) GiB/s, CPU s/GiB \(column(median(backCPU))), of which in the server \(column(median(backServer)))"
         )
     }
+
+    private func text(_ phase: EngineRun.Phase) -> String { seconds(phase.began) + "," + seconds(phase.ended) }
 
     private func seconds(_ time: MonotonicTime) -> String {
         let fraction = String(time.nanoseconds % 1_000_000_000)

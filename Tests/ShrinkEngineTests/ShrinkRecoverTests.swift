@@ -250,7 +250,8 @@ import Testing
         let object = try fixture.makeObject(pages: 2048, zeroEvery: 0)
         let shrunk = fixture.engine.shrink(.all) { $0.freedBytes >= .mebibytes(2) ? .stop : .proceed }
         #expect(shrunk.failure?.code == .interrupted)
-        #expect(shrunk.freedBytes == .mebibytes(2))
+        // What was told then, and the run that was being freed.
+        #expect(shrunk.freedBytes == .mebibytes(3))
         _ = fixture.engine.shrink(.all)
         let recovered = fixture.engine.recover(.all) { $0.recoveredPages >= 512 ? .stop : .proceed }
         #expect(recovered.failure?.code == .interrupted)

@@ -5,8 +5,8 @@ import SystemPackage
 enum FileCall: Sendable {
     /// Makes a range a hole; bytes.
     case punch(offset: Int, length: Int)
-    /// Makes those pages of the run that begins with a page holes.
-    case punchPages(RunMask, first: Int)
+    /// Makes those pages of the run that begins with a page holes, and ends the claim on the run, whether anybody waits or not.
+    case release(RunMask, first: Int, PoolTouch, UInt64)
     /// Looks for the next run of pages, from one on.
     case survey(SurveyedRun.Search)
     /// Looks for the first bytes that take memory in a range.
@@ -29,7 +29,12 @@ enum FileCall: Sendable {
     func make(on number: CInt) throws(Errno) -> Answer {
         switch self {
         case .punch(let offset, let length): try Files.punch(number, at: offset, length: length)
-        case .punchPages(let pages, let first): try Self.punch(number, pages, first: first)
+        case .release(let pages, let first, let touch, let claim):
+            do throws(Errno) { try Self.punch(number, pages, first: first) } catch {
+                touch.end(claim, .protected)
+                throw error
+            }
+            touch.end(claim, .writable)
         case .survey(let search): return Answer(survey: try search.make(on: number))
         case .findData(let offset, let end):
             guard let data = try Files.nextData(number, from: offset), data < end else { return Answer() }

@@ -47,15 +47,46 @@ final class PoolFile: Sendable {
         _ = try make(.punch(offset: offset, length: length), afterwards)
     }
 
-    /// Makes those pages of the run that begins with page `first` holes.
-    func punch(_ pages: RunMask, first: Int, _ afterwards: FileCall.Afterwards = .nothing) throws(Errno) {
-        _ = try make(.punchPages(pages, first: first), afterwards)
+    /// A call that is under way while its caller does something else. One that is dropped is waited for.
+    struct CallUnderWay: ~Copyable {
+        private enum Stage {
+            case finished(Result<FileCall.Answer, Errno>)
+            case queued(Porter, Int)
+        }
+
+        private var stage: Stage
+
+        fileprivate init(_ call: FileCall, on file: PoolFile) throws(Errno) {
+            if let porter = file.porter {
+                stage = .queued(porter, try porter.begin(call))
+            } else {
+                stage = .finished(Result { () throws(Errno) in try call.make(on: file.number) })
+            }
+        }
+
+        fileprivate init(answer: FileCall.Answer) { stage = .finished(.success(answer)) }
+
+        deinit { if case .queued(let porter, let place) = stage { _ = try? porter.finish(place) } }
+
+        /// Waits for it. EBUSY and ETIMEDOUT as of any call.
+        mutating func finish() throws(Errno) -> FileCall.Answer {
+            if case .queued(let porter, let place) = stage {
+                stage = .finished(Result { () throws(Errno) in try porter.finish(place) })
+            }
+            guard case .finished(let result) = stage else { return FileCall.Answer() }
+            return try result.get()
+        }
     }
 
-    /// The next pages to go out; nil if none take memory. Not for pools of huge pages.
-    func survey(_ search: SurveyedRun.Search) throws(Errno) -> SurveyedRun? {
-        if let known = search.answer { return known }
-        return try make(.survey(search)).survey
+    /// Begins to make those pages of the run that begins with page `first` holes. The claim on the run then ends by itself, unless the call is not made.
+    func release(_ pages: RunMask, first: Int, _ touch: PoolTouch, claim: UInt64) throws(Errno) -> CallUnderWay {
+        try CallUnderWay(.release(pages, first: first, touch, claim), on: self)
+    }
+
+    /// Begins to look for the next pages to go out; none is the answer if none take memory. Not for pools of huge pages.
+    func survey(_ search: SurveyedRun.Search) throws(Errno) -> CallUnderWay {
+        if let known = search.answer { return CallUnderWay(answer: FileCall.Answer(survey: known)) }
+        return try CallUnderWay(.survey(search), on: self)
     }
 
     /// The first bytes at or after an offset that take memory, up to `end`; nil if none do.

@@ -84,19 +84,29 @@ final class Porter: Sendable {
         queue.notifyAll()
     }
 
-    func make(_ call: FileCall, _ afterwards: FileCall.Afterwards) throws(Errno) -> FileCall.Answer {
+    /// Puts a call in the queue. Returns its place, which must be given to `finish` once.
+    func begin(_ call: FileCall, _ afterwards: FileCall.Afterwards = .nothing) throws(Errno) -> Int {
         try start()
         let place = try takePlace(call, afterwards)
         queue.notifyAll()
+        return place
+    }
+
+    /// Waits for a call that began.
+    func finish(_ place: Int) throws(Errno) -> FileCall.Answer {
         while true {
+            if let given = giveUp(place) { throw given }
             let outcome = queue.wait(deadline: deadline()) { queue -> Result<FileCall.Answer, Errno>? in
                 guard queue.places[place].stage == .done else { return nil }
                 defer { queue.clear(place) }
                 return queue.places[place].answer
             }
             if let outcome { return try outcome.get() }
-            if let given = giveUp(place) { throw given }
         }
+    }
+
+    func make(_ call: FileCall, _ afterwards: FileCall.Afterwards) throws(Errno) -> FileCall.Answer {
+        try finish(try begin(call, afterwards))
     }
 
     private func deadline() -> MonotonicTime { MonotonicTime(nanoseconds: MonotonicTime.now().nanoseconds + Self.limitNanoseconds) }
