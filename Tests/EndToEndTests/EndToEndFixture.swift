@@ -85,10 +85,17 @@ final class PoolClient {
 
     /// Pages that differ, read through the daemon without changing any state.
     func mismatches(_ object: WireObject, zeroEvery: UInt64 = 5) throws -> [Int] {
-        try (0..<object.roundedBytes / basePageSize).filter { page in
-            try client.read(object.objectId, at: page * basePageSize, length: basePageSize)
-                != pattern.page(object.objectId << 20 | page, zeroEvery: zeroEvery)
+        let pages = object.roundedBytes / basePageSize
+        var different: [Int] = []
+        for first in stride(from: 0, to: pages, by: 64) {
+            let run = first..<min(first + 64, pages)
+            let bytes = try client.read(object.objectId, at: first * basePageSize, length: run.count * basePageSize)
+            different += run.filter { page in
+                let start = (page - first) * basePageSize
+                return !bytes[start..<start + basePageSize].elementsEqual(pattern.page(object.objectId << 20 | page, zeroEvery: zeroEvery))
+            }
         }
+        return different
     }
 
     /// Pages that differ in the client's own mapping.

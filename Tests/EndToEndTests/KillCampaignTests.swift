@@ -36,8 +36,9 @@ import Testing
                 try daemon.waitFor("another \(part)", seconds: 60) { daemon.process(of: part).map { $0 != process } ?? false }
             }
             // Past the steady time now and then, so that the keeper does not count it all as one row of failures; it gives up after eight.
+            if rounds % 5 == 0 { try Self.waitUntilBothServe(daemon) }
             try Self.rest(
-                milliseconds: rounds % 5 == 0 ? 10_500 : UInt64.random(in: 20...600, using: &generator),
+                milliseconds: rounds % 5 == 0 ? 12_000 : UInt64.random(in: 20...600, using: &generator),
                 while: { try !survivors.contains { try $0.hasEnded() } })
             let broken = try survivors.filter { try $0.hasEnded() }
             #expect(broken.isEmpty, "after \(killed) kills (seed \(seed)): \(broken.map(\.said)) \(daemon.said.suffix(4000))")
@@ -139,6 +140,14 @@ import Testing
 
 extension KillCampaignTests {
     /// Places of the packed store that a client at work comes by all the time. The others (cleaning, tiers) are PackedCrashTests'.
+    /// From here on the keeper's ten seconds of steady work count.
+    private static func waitUntilBothServe(_ daemon: DaemonProcess) throws {
+        try daemon.waitFor("engine and file server to answer", seconds: 60) {
+            let status = try Control(daemon: daemon)("status")
+            return status.status == 0 && status.output.contains("\"silent_ms\" : null")
+        }
+    }
+
     private static let storePoints: [KillPoint] = [
         .idMarked, .indexFileMade, .headerWritten, .segmentFileMade, .segmentHeaderWritten, .bytesWritten, .firstEntryPublished,
         .entriesPublished, .indexUnlinked,
@@ -155,7 +164,10 @@ extension KillCampaignTests {
         try daemon.waitFor("the client to begin", seconds: 120) { survivor.isReady }
         for (index, point) in Self.storePoints.enumerated() {
             // Each is killed twice; the keeper gives up at eight failures in a row, unless one of them was steady for ten seconds.
-            if index % 3 == 2 { usleep(10_500_000) }
+            if index % 3 == 2 {
+                try Self.waitUntilBothServe(daemon)
+                usleep(12_000_000)
+            }
             try Files.replaceContents(of: arming, with: Array("\(point.name):2".utf8))
             let server = try #require(daemon.process(of: "backupfs"))
             Glibc.kill(server, SIGKILL)

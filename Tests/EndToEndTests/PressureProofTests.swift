@@ -112,7 +112,7 @@ private struct Hog: ~Copyable {
     init(megabytes: Int) throws {
         let program = """
             open(F, ">", "/proc/self/oom_score_adj"); print F "1000"; close F;
-            for (1..\(megabytes / 2)) { push @a, chr(65 + $_ % 26) x (2 << 20); select(undef, undef, undef, 0.04); }
+            for (1..\(megabytes / 2)) { push @a, chr(65 + $_ % 26) x (2 << 20); select(undef, undef, undef, 0.2); }
             """
         process = try ChildProcess("/usr/bin/perl", ["-e", program], environment: ["LC_ALL=C"])
     }

@@ -107,6 +107,7 @@ import Testing
         let server = try #require(daemon.process(of: "backupfs"))
         Glibc.kill(server, SIGSTOP)
         defer { Glibc.kill(server, SIGCONT) }
+        try waitUntilStopped([server], daemon)
         for _ in 0..<3 {
             let status = try control("status")
             #expect(status.status == 0, "\(status.errors)")
@@ -199,15 +200,6 @@ private struct StoppedClient {
     }
 }
 
-/// True if a process sleeps in a FUSE request (the kernel's name for where it waits).
-func isWaitingInFuse(_ process: Int32) throws -> Bool {
-    for task in try taskNumbers(process) {
-        let place = String(decoding: try Files.contents(of: "/proc/\(process)/task/\(task)/wchan"), as: UTF8.self)
-        if place.contains("request_wait_answer") || place.contains("fuse") { return true }
-    }
-    return false
-}
-
 /// Waits until processes that were sent SIGSTOP stand still: the signal is on its way for a moment, in which a server still answers.
 func waitUntilStopped(_ processes: [Int32], _ daemon: DaemonProcess) throws {
     try daemon.waitFor("processes to stand still", seconds: 60) {
@@ -218,11 +210,4 @@ func waitUntilStopped(_ processes: [Int32], _ daemon: DaemonProcess) throws {
             }
         }
     }
-}
-
-func taskNumbers(_ process: Int32) throws -> [String] {
-    let directory = try Files.open("/proc/\(process)/task", [.readOnly, .directory])
-    var tasks: [String] = []
-    try Files.forEachName(in: directory.number) { tasks.append($0) }
-    return tasks
 }

@@ -135,7 +135,8 @@ import Testing
         try Files.forEachName(in: segments.number) { names.append($0) }
         let name = try #require(names.first)
         let file = try Files.open(name, .readWrite, at: segments.number)
-        let garbage = [UInt8](repeating: 0xa5, count: 30000)
+        // Longer than what overwriting can leave dead in one place: 16 pages.
+        let garbage = [UInt8](repeating: 0xa5, count: 70_000)
         _ = garbage.withUnsafeBytes { Files.write(file.number, $0, at: 100_000) }
         let bad: Int
         do {

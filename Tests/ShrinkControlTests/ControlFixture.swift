@@ -38,7 +38,7 @@ struct HeldControl: Sendable {
     var path: String { fixture.path }
 
     /// The backup is a tmpfs of `storeBytes`, or a directory of the disk without root.
-    static func make(storeBytes: Int = 64 << 20) async throws -> HeldControl {
+    static func make(storeBytes: Int = 64 << 20, faults: FaultHook? = nil) async throws -> HeldControl {
         let scratch = try ScratchDirectory()
         // Other users come in as well.
         try Files.setMode(of: scratch.path, 0o755)
@@ -52,8 +52,11 @@ struct HeldControl: Sendable {
             backupPath = scratch.file("backup")
             try Files.makeDirectory(backupPath)
         }
+        var configuration = Engine.Configuration()
+        configuration.faults = faults
         let engine = try Engine(
-            backup: try BackupDirectory(path: backupPath), logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
+            backup: try BackupDirectory(path: backupPath), configuration: configuration,
+            logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }))
         let quiet = Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() })
         let service = try ControlService(engine: engine, version: "1.2.3", survival: try Survival(logger: quiet))
         let path = scratch.file("io.shrinkd")
@@ -75,8 +78,10 @@ struct HeldControl: Sendable {
 }
 
 /// Runs `body` on a thread of its own, which may block, beside a served engine.
-func withControl<R: Sendable>(storeBytes: Int = 64 << 20, _ body: @escaping @Sendable (ControlFixture) throws -> R) async throws -> R {
-    let held = try await HeldControl.make(storeBytes: storeBytes)
+func withControl<R: Sendable>(
+    storeBytes: Int = 64 << 20, faults: FaultHook? = nil, _ body: @escaping @Sendable (ControlFixture) throws -> R
+) async throws -> R {
+    let held = try await HeldControl.make(storeBytes: storeBytes, faults: faults)
     // The thread may outlast its result by a moment; what it holds must not be what is unmounted at the end.
     let fixture = held.fixture
     let result = await onOwnThread { Result { try body(fixture) } }

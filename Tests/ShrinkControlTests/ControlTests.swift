@@ -211,7 +211,15 @@ import Varlink
     }
 
     @Test func progressComesInASeriesAndAVanishedClientStopsTheWork() async throws {
-        try await withControl(storeBytes: 256 << 20) { control in
+        // From the second run on a recover waits until it may go on; or half a minute.
+        let isHeld = Monitor(false)
+        let hold: FaultHook = { point, _, page in
+            if point == .beforeCopyIn, page.rawValue > 0 {
+                _ = isHeld.wait(deadline: MonotonicTime.now().advanced(milliseconds: 30_000)) { $0 ? nil : true }
+            }
+            return nil
+        }
+        try await withControl(storeBytes: 256 << 20, faults: hold) { control in
             let client = try control.client()
             let made = try client.call(
                 Methods.createPool.fullName, CreatePoolParameters(poolName: "p", sizeBytes: 128 << 20), timeoutMilliseconds: 5000)
@@ -232,10 +240,13 @@ import Varlink
             #expect(replies.last?.backedUpPages == 128 << 8)
             let leaver = try control.client()
             let everything = try #require(RecoverParameters(.everything))
+            isHeld.withLock { $0 = true }
             do throws(VarlinkFailure) {
                 try leaver.callMore(Methods.recover.fullName, everything, timeoutMilliseconds: 20_000) { _ in .stop }
             } catch {}
             #expect(control.eventually { control.server.counters.open == 1 })
+            isHeld.withLock { $0 = false }
+            isHeld.notifyAll()
             // The run that is under way ends first; its pages are entered then.
             let address = ObjectAddress(objectId: object.objectId)
             func left() throws -> WirePageCounts { try client.ask(Methods.getObject, address).bufferObject.pages }

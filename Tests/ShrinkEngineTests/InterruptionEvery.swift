@@ -1,16 +1,17 @@
 import ShrinkEngine
-import ShrinkLinux
-import TestSupport
+import Synchronization
 
-/// A signal for one in so many copies in, as the kernel's `backup_fault_inject` does with its second site.
+/// A signal for one in so many copies in, as the kernel's `backup_fault_inject` does with its second site. Which of the first it is the seed says.
 final class InterruptionEvery: Sendable {
-    private let generator: Monitor<SeededGenerator>
+    private let copiesIn: Atomic<UInt64>
     private let one: UInt64
 
     init(seed: UInt64, one: UInt64) {
-        generator = Monitor(SeededGenerator(seed: seed))
+        copiesIn = Atomic(seed % one)
         self.one = one
     }
 
-    func strikes(_ point: FaultPoint) -> Bool { point == .beforeCopyIn && generator.withLock { $0.next() % one == 0 } }
+    func strikes(_ point: FaultPoint) -> Bool {
+        point == .beforeCopyIn && copiesIn.add(1, ordering: .relaxed).newValue % one == 0
+    }
 }

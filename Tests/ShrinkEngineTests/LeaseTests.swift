@@ -87,12 +87,15 @@ final class Listener: Sendable {
         let hung = Monitor(0)
         let listener = Listener(engine, user.id) { _ in
             hung.withLock { $0 += 1 }
+            hung.notifyAll()
             return false
         }
         let result = engine.shrink(.all)
         #expect(result.unansweredLeases == 1 && result.freedBytes == .zero && result.failure == nil)
         let refusal = engine.shrink(.object(object.id)).failure
         #expect(refusal?.code == .busy)
+        // Its thread may still be on its way.
+        #expect(hung.wait(deadline: MonotonicTime.now().advanced(milliseconds: 60_000)) { $0 > 0 ? true : nil } == true)
         #expect(hung.withLock { $0 } == 1, "asked once, as long as it does not come back")
         #expect(gate.pins == 1)
         #expect(try fixture.mismatches(object, zeroEvery: 0) == [])
@@ -103,6 +106,7 @@ final class Listener: Sendable {
         // It dies: what it held is free.
         engine.removeGateClient(user.id)
         #expect(engine.shrink(.object(object.id)).failure == nil)
+        #expect(hung.withLock { $0 } == 1)
         withExtendedLifetime((listener, liar)) {}
     }
 

@@ -48,7 +48,17 @@ import Testing
             // Single steps again while that helps: one may have stood in for another.
             if length > 1 || history.count == before { length /= 2 }
         }
-        return history
+        return subset(of: history, backup: backup) ?? history
+    }
+
+    /// The shortest part of a short history that fails. Leaving out one step may move what another one means, so that only several can go at once.
+    private static func subset(of history: [ModelStep], backup: () -> any Backup) -> [ModelStep]? {
+        guard history.count <= 12 else { return nil }
+        for kept in (1..<1 << history.count).sorted(by: { $0.nonzeroBitCount < $1.nonzeroBitCount }) {
+            let part = history.indices.filter { kept >> $0 & 1 == 1 }.map { history[$0] }
+            if run(part, backup: backup) != nil { return part }
+        }
+        return nil
     }
 
     private static func report(_ history: [ModelStep], _ found: (failure: String, step: Int), seed: UInt64) -> String {

@@ -99,6 +99,7 @@ import Testing
         let stage = try InstalledStage.ofThisBuild()
         let script = """
             systemctl start backupfs
+            journalctl --sync
             journalctl -u backupfs -o cat | grep -o 'layout=packed' | head -1
             systemctl stop backupfs
             mkdir -p /etc/systemd/system/backupfs.service.d

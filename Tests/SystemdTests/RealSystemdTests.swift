@@ -41,6 +41,7 @@ import Testing
             journalctl -f -n all -u trial -o cat | grep -m 1 'trial started .* state$'
             systemctl stop trial
             systemctl show -p Result trial
+            journalctl --sync
             journalctl -u trial -o cat
             """
         guard let run = try run(script, unit: "trial.service", unit) else { return }

@@ -69,7 +69,7 @@ import Testing
         let script = """
             for unit in shrinkd backupfs; do
                 mkdir -p /etc/systemd/system/$unit.service.d
-                printf '[Service]\\nWatchdogSec=3s\\nTimeoutAbortSec=1s\\n' >/etc/systemd/system/$unit.service.d/fast.conf
+                printf '[Service]\\nWatchdogSec=15s\\nTimeoutAbortSec=1s\\n' >/etc/systemd/system/$unit.service.d/fast.conf
             done
             systemctl daemon-reload
             begin

@@ -97,7 +97,7 @@ import Varlink
         let served = try await Held.make()
         let slow = try VarlinkClient(path: served.path)
         let timedOut = await code { () async throws(VarlinkFailure) in
-            try await slow.call("org.example.test.Wait", TestInterface.None(), timeoutMilliseconds: 100)
+            try await slow.call("org.example.test.Wait", TestInterface.None(), timeoutMilliseconds: 2000)
         }
         #expect(timedOut == .timedOut)
         #expect(await onOwnThread { served.served.observations.wait { $0.cancelled == 1 && $0.ended == 1 } })

@@ -126,7 +126,7 @@ struct TestInterface: VarlinkInterface {
     private func count(_ call: VarlinkCall) async throws(VarlinkError) -> VarlinkReply {
         guard call.wantsMore else { throw .expectedMore }
         let parameters = try call.decode(Count.self)
-        let padding = String(repeating: "x", count: parameters.padding ?? 0)
+        let padding = String(repeating: "x", count: max(0, parameters.padding ?? 0))
         for number in 1..<max(parameters.count, 1) {
             do { try await call.send(VarlinkReply(Counted(number: number, padding: padding))) } catch { break }
             observations.note { $0.seriesSent += 1 }
