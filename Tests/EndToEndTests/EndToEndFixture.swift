@@ -90,9 +90,16 @@ final class PoolClient {
         for first in stride(from: 0, to: pages, by: 64) {
             let run = first..<min(first + 64, pages)
             let bytes = try client.read(object.objectId, at: first * basePageSize, length: run.count * basePageSize)
-            different += run.filter { page in
-                let start = (page - first) * basePageSize
-                return !bytes[start..<start + basePageSize].elementsEqual(pattern.page(object.objectId << 20 | page, zeroEvery: zeroEvery))
+            guard bytes.count == run.count * basePageSize else {
+                different += run
+                continue
+            }
+            different += bytes.withUnsafeBytes { bytes in
+                run.filter { page in
+                    let start = (page - first) * basePageSize
+                    let found = UnsafeRawBufferPointer(rebasing: bytes[start..<start + basePageSize])
+                    return !pattern.isPage(object.objectId << 20 | page, found, zeroEvery: zeroEvery)
+                }
             }
         }
         return different
@@ -102,8 +109,8 @@ final class PoolClient {
     func mappedMismatches(_ object: WireObject, zeroEvery: UInt64 = 5) -> [Int] {
         guard let bytes = memory.bytes(of: object) else { return [-1] }
         return (0..<object.roundedBytes / basePageSize).filter { page in
-            !bytes[page * basePageSize..<(page + 1) * basePageSize].elementsEqual(
-                pattern.page(object.objectId << 20 | page, zeroEvery: zeroEvery))
+            let found = UnsafeRawBufferPointer(rebasing: bytes[page * basePageSize..<(page + 1) * basePageSize])
+            return !pattern.isPage(object.objectId << 20 | page, found, zeroEvery: zeroEvery)
         }
     }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import ShrinkLinux
 import Synchronization
 import SystemPackage
@@ -123,6 +124,43 @@ import Testing
         let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
         let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
         try Self.expect(try #require(try find(store, 5)), pages: 0..<1200, tier: 1)
+    }
+
+    /// Its copy below would bring it back when the memory is lost.
+    @Test func aSyncOfARemovedObjectDoesNotBringItBack() throws {
+        guard Machine.isRoot else {
+            return Machine.lacks("root", so: "no memory tier of a test's own: syncs of removed objects are not tested")
+        }
+        let second = try ScratchDirectory()
+        do {
+            let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+            let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+            let open = try store.create(try #require(StoredObjectID(rawValue: 1)))
+            try Self.write(open, pages: 0..<10)
+            try open.sync()
+            try store.remove(open.id)
+            try open.sync()
+            // And beside syncs that are under way.
+            for number in 2...60 as ClosedRange<UInt32> {
+                let object = try store.create(try #require(StoredObjectID(rawValue: number)))
+                try Self.write(object, pages: 0..<10)
+                let isDone = Monitor(false)
+                let syncer = try DedicatedThread("syncs") {
+                    repeat { try? object.sync() } while !isDone.withLock { $0 }
+                }
+                defer {
+                    isDone.withLock { $0 = true }
+                    syncer.join()
+                }
+                // From any moment of one on.
+                usleep(number * 20)
+                try store.remove(object.id)
+            }
+        }
+        let memory = try ScratchMemoryFileSystem(sizeBytes: 32 << 20)
+        let store = try PackedStore(directories: [memory.path, second.path], options: Self.options())
+        #expect(store.objects(after: nil, limit: 100).isEmpty)
+        #expect(try runProgram("/bin/ls", [second.file("objects")]).output.split(separator: "\n").filter { !$0.hasSuffix(".new") } == [])
     }
 
     /// Neither synced nor there any more, and still never given again.

@@ -1,3 +1,5 @@
+import Glibc
+
 /// A seeded generator (SplitMix64): a failing test prints its seed and runs again the same.
 public struct SeededGenerator: RandomNumberGenerator, Sendable {
     private var state: UInt64
@@ -23,7 +25,7 @@ public struct PagePattern: Sendable {
     public func fill(_ page: UnsafeMutableRawBufferPointer, index: Int, version: UInt64 = 0, zeroEvery: UInt64 = 5) {
         var generator = SeededGenerator(seed: seed ^ (UInt64(index) &* 0x1000_0001_0000_01B3) ^ (version << 48))
         if zeroEvery > 0, generator.next() % zeroEvery == 0 {
-            for i in page.indices { page[i] = 0 }
+            page.initializeMemory(as: UInt8.self, repeating: 0)
             return
         }
         page.withMemoryRebound(to: UInt64.self) { words in
@@ -35,6 +37,14 @@ public struct PagePattern: Sendable {
         var bytes = [UInt8](repeating: 0, count: size)
         bytes.withUnsafeMutableBytes { fill($0, index: index, version: version, zeroEvery: zeroEvery) }
         return bytes
+    }
+
+    /// Whether these bytes are that page. At once, not byte by byte: tests are built without optimisation, and compare hundreds of thousands.
+    public func isPage(_ index: Int, _ bytes: UnsafeRawBufferPointer, version: UInt64 = 0, zeroEvery: UInt64 = 5) -> Bool {
+        guard let base = bytes.baseAddress else { return false }
+        return page(index, version: version, zeroEvery: zeroEvery, size: bytes.count).withUnsafeBytes {
+            $0.baseAddress.map { memcmp($0, base, bytes.count) == 0 } ?? false
+        }
     }
 }
 

@@ -11,7 +11,8 @@ enum IndexCopies {
 
     /// Writes the object's index as it is now to the last tier. The caller keeps the index as it is mapped.
     ///
-    /// A sync and the cleaner may want it at once. One after the other: they use one file on the way, and what was copied later must stay.
+    /// A sync and the cleaner may want it at once. One after the other: they use one file on the way, and what was copied later must stay. Of an object that
+    /// is removed, and that somebody has open, no copy stays: it would bring the object back.
     static func write(_ object: PackedObject, to tier: StoreTier) throws(Errno) {
         let result: Result<Void, Errno> = object.copying.withLock { _ in
             do throws(Errno) { return .success(try writeAlone(object, to: tier)) } catch { return .failure(error) }
@@ -20,6 +21,7 @@ enum IndexCopies {
     }
 
     private static func writeAlone(_ object: PackedObject, to tier: StoreTier) throws(Errno) {
+        if object.isRemoved { return }
         do { try Files.makeDirectory(directoryName, at: tier.directory.number) } catch {
             if error != .fileExists { throw error }
         }
@@ -61,6 +63,8 @@ enum IndexCopies {
         KillPoint.indexCopied.pass()
         try Files.rename(name + ".new", to: name, at: directory.number)
         KillPoint.indexCopyRenamed.pass()
+        // The remover marks first and removes then: it met this name, or the mark is seen here.
+        if object.isRemoved { remove(object.id, from: tier) }
         try Files.sync(directory.number)
     }
 

@@ -295,5 +295,7 @@ public final class PackedObject: StoredObject, @unchecked Sendable {
     }
 
     /// The object's file is gone; its pages die with its last user.
+    var isRemoved: Bool { removed.load(ordering: .acquiring) }
+
     func markRemoved() { removed.store(true, ordering: .releasing) }
 }

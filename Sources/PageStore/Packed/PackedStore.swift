@@ -177,8 +177,9 @@ public final class PackedStore: ObjectStore, @unchecked Sendable {
                 let object = if let mapped = table.mapped[id.rawValue] { mapped } else { try map(id) }
                 try Files.remove(id.description, at: objectsDirectory.number)
                 KillPoint.indexUnlinked.pass()
-                if let last = core.tiers.last, last.number > 0 { IndexCopies.remove(id, from: last) }
+                // In this order: who is just copying its index looks for the mark when it is done.
                 object.markRemoved()
+                if let last = core.tiers.last, last.number > 0 { IndexCopies.remove(id, from: last) }
                 table.mapped[id.rawValue] = nil
                 table.ids.remove(at: table.position(id.rawValue))
                 return .success(object)
